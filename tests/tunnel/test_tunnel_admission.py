@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from uuid import uuid4
 
 import pytest
 from tests.tunnel.test_tunnel_auth import Got, with_auth
@@ -12,10 +13,15 @@ from teleport.identity import SystemRole
 from teleport.ssh.client_session import RemoteSession
 from teleport.testing.running import wait_until
 from teleport.transport.auth_relay import AuthRelay
-from teleport.tunnel.admission import Admission
+from teleport.tunnel.admission import OF_ONE, Admission
 from teleport.tunnel.agent import TunnelAgent
 
 Entered = asyncio.Task[Callable[[], None] | None]
+
+
+def host() -> str:
+    """Another one each time."""
+    return str(uuid4())
 
 
 async def turns() -> None:
@@ -31,11 +37,11 @@ def leave(entered: Entered) -> None:
 
 async def test_the_last_who_waits_is_the_first_to_go_on() -> None:
     door = Admission(at_once=2, longest=60, holds=60)
-    within: list[Entered] = [asyncio.create_task(door.enter()) for _ in range(2)]
+    within: list[Entered] = [asyncio.create_task(door.enter(host())) for _ in range(2)]
     await asyncio.gather(*within)
     waiting: list[Entered] = []
     for _ in range(3):
-        waiting.append(asyncio.create_task(door.enter()))
+        waiting.append(asyncio.create_task(door.enter(host())))
         await turns()
     assert not any(one.done() for one in waiting)
     for _ in range(2):  # to leave twice is to leave once
@@ -48,7 +54,7 @@ async def test_the_last_who_waits_is_the_first_to_go_on() -> None:
     for one in (waiting[2], waiting[1]):
         leave(one)
     leave(await _done(waiting[0]))
-    for one in [asyncio.create_task(door.enter()) for _ in range(2)]:
+    for one in [asyncio.create_task(door.enter(host())) for _ in range(2)]:
         leave(await _done(one))
 
 
@@ -59,13 +65,13 @@ async def _done(entered: Entered) -> Entered:
 
 async def test_who_waits_for_long_goes_away_and_who_says_nothing_keeps_nobody_out() -> None:
     door = Admission(at_once=1, longest=0.02, holds=60)
-    first = asyncio.create_task(door.enter())
+    first = asyncio.create_task(door.enter(host()))
     await first
-    assert await door.enter() is None
+    assert await door.enter(host()) is None
     leave(first)
     door = Admission(at_once=1, longest=60, holds=0.02)
-    assert await door.enter() is not None
-    last = await door.enter()
+    assert await door.enter(host()) is not None
+    last = await door.enter(host())
     assert last is not None
     last()
 
@@ -73,9 +79,9 @@ async def test_who_waits_for_long_goes_away_and_who_says_nothing_keeps_nobody_ou
 @pytest.mark.parametrize("had_its_turn", [False, True])
 async def test_a_host_that_goes_while_it_waits_leaves_its_place_to_others(had_its_turn: bool) -> None:
     door = Admission(at_once=1, longest=60, holds=60)
-    first = asyncio.create_task(door.enter())
+    first = asyncio.create_task(door.enter(host()))
     await first
-    gone = asyncio.create_task(door.enter())
+    gone = asyncio.create_task(door.enter(host()))
     await turns()
     if had_its_turn:
         leave(first)
@@ -83,9 +89,30 @@ async def test_a_host_that_goes_while_it_waits_leaves_its_place_to_others(had_it
     await asyncio.gather(gone, return_exceptions=True)
     if not had_its_turn:
         leave(first)
-    last = asyncio.create_task(door.enter())
+    last = asyncio.create_task(door.enter(host()))
     await turns()
     leave(last)
+
+
+async def test_one_host_keeps_nobody_out() -> None:
+    door = Admission(at_once=OF_ONE + 1, longest=0.02, holds=60)
+    left = [await door.enter("evil") for _ in range(OF_ONE + 3)]
+    assert [one is not None for one in left] == [True] * OF_ONE + [False] * 3
+    other = await door.enter("other")
+    assert other is not None
+    assert await door.enter("evil") is None
+    for one in (other, *left[:OF_ONE]):
+        assert one is not None
+        one()
+    # nor by waiting
+    door = Admission(at_once=0, longest=60, holds=60)
+    waiting = [asyncio.create_task(door.enter("evil")) for _ in range(OF_ONE)]
+    await turns()
+    assert await door.enter("evil") is None
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert not door._of_one
 
 
 async def asked(agent: TunnelAgent, got: Got) -> RemoteSession:

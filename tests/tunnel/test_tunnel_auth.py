@@ -18,6 +18,7 @@ from teleport.testing.running import wait_until
 from teleport.transport.auth_relay import AuthRelay
 from teleport.tunnel import agent as agent_module
 from teleport.tunnel import messages as m
+from teleport.tunnel.admission import Admission
 from teleport.tunnel.proxy_end import AUTH_OF_ONE
 from teleport.tunnel.registry import Registry
 from teleport.wire.forward_spec import TcpEnd
@@ -114,6 +115,7 @@ async def test_a_tunnel_leads_its_host_to_auth_and_nowhere_else() -> None:
 
 async def test_a_host_has_a_few_connections_to_auth_and_gets_those_back_that_ended() -> None:
     async with with_auth() as (lab, auth):
+        lab.server.admission = Admission(holds=0.0)  # as if each had been answered at once
         client = await lab.log_in(lab.hosts.host(SystemRole.NODE, "node"))
         assert await ask(client, m.encode(m.Register(epoch=1))) == 81
         taken: list[RemoteSession] = []

@@ -4,15 +4,19 @@ Thousands that come back at once could all begin: then each handshake takes long
 are for nothing, again and again. So a proxy lets `AT_ONCE` begin, and the next when one of these was answered. The last
 to come is the first to go on: those who wait for long give up soon, and what is done for them is lost. Whoever could
 not go on within `LONGEST` is told so, and comes again.
+
+A few hosts that begin and then say nothing would keep all others out, so one has `OF_ONE` places at most.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
 AT_ONCE: Final = 64
+OF_ONE: Final = 6  # a daemon with two services begins about so many when it starts
 LONGEST: Final = 5.0  # seconds; a host waits 10 until it is connected (`api.client`)
 HOLDS: Final = 3.0  # seconds; one that says nothing keeps nobody out for longer
 
@@ -25,16 +29,31 @@ class Admission:
         self._longest = longest
         self._holds = holds
         self._within = 0
+        self._of_one = Counter[str]()  # those within and those who wait, by host
         self._waiting: dict[asyncio.Future[None], None] = {}  # in the order in which they came
 
-    async def enter(self) -> Callable[[], None] | None:
+    async def enter(self, host_id: str) -> Callable[[], None] | None:
         """Goes on when it is the caller's turn; what is returned says that it was answered (or is over), and may be
-        called again. None: it took too long."""
-        if self._within < self._at_once:
-            self._within += 1
-        elif not await self._waited():
+        called again. None: it took too long, or too many of this host begin."""
+        if self._of_one[host_id] >= OF_ONE:
             return None
-        return self._admitted()
+        self._of_one[host_id] += 1
+        admitted = False
+        try:
+            if self._within < self._at_once:
+                self._within += 1
+                admitted = True
+            else:
+                admitted = await self._waited()
+        finally:
+            if not admitted:
+                self._left(host_id)
+        return self._admitted(host_id) if admitted else None
+
+    def _left(self, host_id: str) -> None:
+        self._of_one[host_id] -= 1
+        if not self._of_one[host_id]:
+            del self._of_one[host_id]
 
     async def _waited(self) -> bool:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -52,7 +71,7 @@ class Admission:
             self._waiting.pop(turn, None)
         return True
 
-    def _admitted(self) -> Callable[[], None]:
+    def _admitted(self, host_id: str) -> Callable[[], None]:
         left = False
 
         def leave() -> None:
@@ -60,6 +79,7 @@ class Admission:
             timer.cancel()
             if not left:
                 left = True
+                self._left(host_id)
                 self._leave()
 
         timer = asyncio.get_running_loop().call_later(self._holds, leave)

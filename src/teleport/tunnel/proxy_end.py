@@ -233,7 +233,7 @@ class Tunnel:
         self.asking += 1
         asking = _Asking(self)
         try:
-            admitted = await self._server.admission.enter()
+            admitted = await self._server.admission.enter(self.host_id)
             if admitted is None:
                 asking.closed()
                 return Refusal("Many hosts ask auth by this proxy at once: try again in a moment.", busy=True)
