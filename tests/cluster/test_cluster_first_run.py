@@ -22,6 +22,9 @@ from tests.cluster.cluster_accounts import UnixAccount, programs_for_everyone
 from teleport.auth.factors.passwords import TOTP_PERIOD, TOTP_SKEW, totp_code
 from teleport.testing.cluster import BIN, LOOPBACK, PASSWORD, PUBLIC, Ran, at, plain_environment, run, wait_until
 from teleport.testing.terminal import Terminal
+from teleport.testing.usual_ports import usual_ports
+
+pytestmark = pytest.mark.timeout(300)  # others may have the ports
 
 RUN = Path(__file__).resolve().parents[2] / "scripts" / "run.py"
 
@@ -52,33 +55,34 @@ def make_run(folder: Path, programs: Path, as_user: Sequence[str]) -> Iterator[P
     """`scripts/run.py`, which `make run` starts, in a `var` folder that does not exist yet."""
     environment = {**plain_environment(folder), "TELEPORT_VAR": str(folder / "var"), "TELEPORT_LOOPBACK": LOOPBACK}
     environment["PATH"] = f"{programs}:{environment['PATH'].partition(':')[2]}"
-    log = folder / "run.log"
-    script = folder / "run.py"
-    shutil.copy(RUN, script)
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*as_user, str(programs / "python"), str(script)],
-            env=environment,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
+    with usual_ports():
+        log = folder / "run.log"
+        script = folder / "run.py"
+        shutil.copy(RUN, script)
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*as_user, str(programs / "python"), str(script)],
+                env=environment,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
 
-        def finished() -> bool:
-            assert process.poll() is None, log.read_text()
-            return "ssh -F" in log.read_text()
+            def finished() -> bool:
+                assert process.poll() is None, log.read_text()
+                return "ssh -F" in log.read_text()
 
-        wait_until("what to do next is printed", finished, 60)
-        yield Printed(log.read_text(), as_user, environment, folder)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0, log.read_text()
-        assert "Traceback" not in log.read_text()
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+            wait_until("what to do next is printed", finished, 60)
+            yield Printed(log.read_text(), as_user, environment, folder)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0, log.read_text()
+            assert "Traceback" not in log.read_text()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
 
 
 def follow(printed: Printed, login: str) -> None:

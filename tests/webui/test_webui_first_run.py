@@ -17,6 +17,8 @@ from tests.webui.terminals import ready, run, shows
 
 from teleport.testing.cluster import BIN, PASSWORD
 
+pytestmark = pytest.mark.timeout(300)  # others may have the ports
+
 MIB = 1024 * 1024
 FOCUSED = """() => {
     const e = document.activeElement;
