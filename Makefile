@@ -30,8 +30,8 @@ THE_REST := tests $(addprefix --ignore=,$(END_TO_END) $(PAGES) $(GUARDS))
 # pytest cannot end. (No faulthandler_timeout: it is a thread, and a process with threads forks no launcher.)
 LIST := timeout --foreground --signal=ABRT --kill-after=30 4500 $(PYTEST) --session-timeout=4200 --durations=20
 LONG := $(PYTEST) --timeout=900 --durations=20
-LISTS = scripts/plain_shells.sh scripts/side_by_side.sh 3 "$(1) $(FIRST_LIST)" "$(1) $(SECOND_LIST)" "$(1) $(GUARDS)" \
-	"$(1) $(PAGES)" "$(1) $(THE_REST)"
+LISTS = scripts/plain_shells.sh scripts/side_by_side.sh 3 "$(1) $(FIRST_LIST)" "$(1) $(SECOND_LIST)" "$(1) $(THE_REST)" \
+	"$(1) $(PAGES)" "$(1) $(GUARDS)"
 
 test: setup-dev check
 	@$(call LISTS,$(LIST))
