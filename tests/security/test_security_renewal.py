@@ -243,14 +243,14 @@ async def test_a_user_who_is_changed_while_it_is_signed_gets_nothing(
     """The certificate leaves only if the user is still what was decided upon."""
     async with running_auth(tmp_path) as auth:
         who, _, _ = await _granted(auth, await _ann(auth))
-        authorizer = auth.service.authorizer
-        asked = authorizer.renewed_grant
+        grants = auth.service.authorizer.grants
+        asked = grants.renewed
 
         async def slow(*given: object, **named: object) -> UserGrant:
             await auth.call(await auth.admin(), routes.UPDATE_USER, m.UpdateUserRequest(name="ann", roles=["auditor"]))
             return await asked(*given, **named)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(authorizer, "renewed_grant", slow)
+        monkeypatch.setattr(grants, "renewed", slow)
         with pytest.raises(CompareFailed):
             await _renew(auth, who)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
 from typing import Any, Final, Protocol, TypeVar
 
 from msgspec.structs import replace as replace_fields
@@ -18,6 +17,7 @@ from teleport.api import routes
 from teleport.api.messages import UserCerts
 from teleport.api.routes import Route
 from teleport.auth.authorities.certify import UserGrant
+from teleport.auth.grants import Grants
 from teleport.auth.hosts.joining import Joining
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
@@ -27,24 +27,18 @@ from teleport.authz.clusters import why_no_cluster
 from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
 from teleport.authz.host_rules import Reach
 from teleport.authz.locks import host_lock_denial
-from teleport.authz.renewal import RenewalPermit
-from teleport.authz.roles import NO_LOGIN_PRINCIPAL_PREFIX, RoleSet
-from teleport.errors import AccessDenied, BadRequest
+from teleport.authz.roles import RoleSet
+from teleport.errors import AccessDenied
 from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
 from teleport.resources.authority import Authority
 from teleport.resources.codec import Resource, to_document, without_secrets
 from teleport.resources.kinds import Kind, Verb
 from teleport.resources.lock import Lock
-from teleport.resources.names import canonical_address
 from teleport.resources.role import IMPLICIT_ROLE_NAME
 from teleport.resources.trusted_cluster import RemoteCluster
 from teleport.resources.user import User
-from teleport.store.standing import stands_from, user_present
 
-DEFAULT_TTL: Final = timedelta(hours=12)
-MIN_TTL: Final = timedelta(minutes=1)
 LISTING: Final = (Verb.LIST, Verb.READ_NO_SECRETS)  # what whoever lists must be allowed to
-MAX_ASKED: Final = 400 * 86400.0  # seconds; what people type may be any number
 
 DECIDED_BY_HANDLER: Final = frozenset(
     {
@@ -130,7 +124,7 @@ class Authorizer:
     def __init__(self, state: ClusterState, joining: Joining, new_uuid: Callable[[], str]) -> None:
         self._state = state
         self._joining = joining
-        self._new_uuid = new_uuid
+        self.grants = Grants(state, new_uuid)
 
     async def identify(self, certificate: bytes | None) -> Identity:
         """Who showed this certificate (DER); raises `AccessDenied` when it does not count (any more)."""
@@ -375,85 +369,6 @@ class Authorizer:
         )
         told = {self._state.cluster, *await self.reached_clusters(identity)}
         return replace_fields(certs, host_signers=[one for one in certs.host_signers if one.domain_name in told])
-
-    async def grant(self, user: User, ttl: float, *, route_to_cluster: str, client_address: str) -> UserGrant:
-        """What a login from `client_address` gives: the roles' logins and options for a lifetime of `ttl` seconds (0:
-        the usual one), bound to that address where a role says so. Raises `AccessDenied` when it is not known then."""
-        roles = RoleSet.build(user.roles, await self._state.roles(user.roles), user.traits)
-        asked = max(MIN_TTL, timedelta(seconds=min(ttl, MAX_ASKED))) if ttl > 0 else DEFAULT_TTL
-        granted = self._granted(user, roles, roles.session_ttl(asked), route_to_cluster)
-        if not roles.options.pin_source_ip:
-            return granted
-        source_ip = canonical_address(client_address)
-        if not source_ip:
-            raise AccessDenied(
-                "your roles bind certificates to the address of the login, and the proxy does not see yours",
-                hint="ask an administrator how the proxy is reached",
-            )
-        return replace(granted, source_ip=source_ip)
-
-    async def grant_as_administrator(
-        self, user: User, ttl: float, *, route_to_cluster: str, source_ip: str
-    ) -> UserGrant:
-        """As `grant`, but for as long as the administrator says, and from where (`tctl auth sign`).
-
-        Raises `BadRequest` when roles bind to an address and none was named: there is no login to take it from.
-        """
-        roles = RoleSet.build(user.roles, await self._state.roles(user.roles), user.traits)
-        asked = max(MIN_TTL, timedelta(seconds=ttl)) if ttl > 0 else DEFAULT_TTL
-        within = roles.session_ttl(asked)
-        granted = self._granted(user, roles, within, route_to_cluster)
-        pin = canonical_address(source_ip)
-        if source_ip and not pin:
-            raise BadRequest(f"{source_ip[:64]!r} is no IP address", hint="--source-ip=192.0.2.7")
-        if roles.options.pin_source_ip and not pin:
-            raise BadRequest(
-                f"the roles of {user.name!r} bind certificates to one address",
-                hint="--source-ip=ADDRESS names the one that this certificate shall hold from",
-            )
-        return replace(granted, ttl=asked, source_ip=pin)
-
-    async def renewed_grant(
-        self, user: User, identity: UserIdentity, permit: RenewalPermit, now: datetime, *, client_ip: str
-    ) -> UserGrant:
-        """What a renewed certificate says: as `grant`, within the bounds of the permit. `user` was read anew: it may be
-        another one of the same name by now, to whom what `identity` holds gives nothing, and a role that was taken
-        since the permit was given is not named again."""
-        if user_present(identity, user, now) is None:
-            raise AccessDenied("the user of this certificate does not exist any more", hint="tsh login")
-        kept = tuple(role for role in permit.roles if role in user.roles)
-        if not kept:
-            raise AccessDenied("you have none of the roles of this certificate any more", hint="tsh login")
-        roles = RoleSet.build(kept, await self._state.roles(kept), user.traits)
-        if roles.options.pin_source_ip and not permit.source_ip:  # nothing is proved anew, so nothing is bound anew
-            raise AccessDenied("your roles bind certificates to the address of the login now", hint="tsh login")
-        granted = self._granted(user, roles, roles.session_ttl(permit.expires - now), permit.route_to_cluster)
-        return replace(
-            granted,
-            roles=kept,
-            source_ip=permit.source_ip,
-            mfa_device=permit.mfa_device,
-            active_requests=permit.active_requests,
-            impersonator=permit.impersonator,
-            client_ip=client_ip,
-        )
-
-    def _granted(self, user: User, roles: RoleSet, lifetime: timedelta, route_to_cluster: str) -> UserGrant:
-        options = roles.options
-        placeholder = NO_LOGIN_PRINCIPAL_PREFIX + self._new_uuid()
-        logins = roles.logins(lifetime, placeholder)
-        return UserGrant(
-            user=user.name,
-            roles=tuple(user.roles),
-            logins=tuple(login for login in logins if login != placeholder),
-            traits=dict(user.traits),
-            ttl=lifetime,
-            route_to_cluster=route_to_cluster or self._state.cluster,
-            port_forwarding=options.port_forwarding,
-            agent_forwarding=options.forward_agent,
-            x11_forwarding=options.permit_x11_forwarding,
-            since=stands_from(user),
-        )
 
 
 class Denied(AccessDenied):

@@ -16,7 +16,8 @@ from typing import Final, TypeVar
 import msgspec
 
 from teleport.api import messages as m
-from teleport.auth.authorizer import DEFAULT_TTL, Authorizer
+from teleport.auth.authorizer import Authorizer
+from teleport.auth.grants import DEFAULT_TTL
 from teleport.auth.server import Caller
 from teleport.auth.sessions.opened import OpenSession, open_sessions
 from teleport.auth.state import ClusterState

@@ -15,8 +15,9 @@ from datetime import datetime, timedelta
 import msgspec
 
 from teleport.api import messages as m
-from teleport.auth.authorizer import DEFAULT_TTL, Authorizer, facts_of
+from teleport.auth.authorizer import Authorizer, facts_of
 from teleport.auth.factors.lockout import locked_until
+from teleport.auth.grants import DEFAULT_TTL
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
@@ -99,7 +100,7 @@ class Explaining:
         logins: tuple[str, ...] = ()
         lifetime, source_ip = timedelta(0), ""
         try:
-            grant = await self._authorizer.grant(
+            grant = await self._authorizer.grants.of_login(
                 user, DEFAULT_TTL.total_seconds(), route_to_cluster="", client_address=_WHERE
             )
             logins, lifetime, source_ip = grant.logins, grant.ttl, grant.source_ip

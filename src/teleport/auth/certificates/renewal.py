@@ -136,7 +136,7 @@ class Renewals:
         if request.route_to_cluster:
             await self._known(request.route_to_cluster, caller.identity, user)
             decision = replace(decision, route_to_cluster=request.route_to_cluster)
-        grant = await self._authorizer.renewed_grant(user, caller.identity, decision, now, client_ip=subject.client_ip)
+        grant = await self._authorizer.grants.renewed(user, caller.identity, decision, now, client_ip=subject.client_ip)
         if request.kube_cluster:
             name = kube_name(request.kube_cluster)
             await self._no_factor_due(caller, name, grant.route_to_cluster)

@@ -76,7 +76,7 @@ class ClusterAPI:
         user, revision = await self._state.need(records.USERS, request.name, User)
         if not 60 <= request.ttl <= MAX_SIGNED.total_seconds():
             raise BadRequest(f"certificates are signed for 1m to {MAX_SIGNED.days} days", hint="--ttl=12h")
-        grant = await self._authorizer.grant_as_administrator(
+        grant = await self._authorizer.grants.by_administrator(
             user,
             request.ttl,
             route_to_cluster=request.route_to_cluster or self._state.cluster,

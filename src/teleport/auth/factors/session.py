@@ -140,7 +140,7 @@ class SessionSecondFactors:
             permit = replace(permit, route_to_cluster=self._state.cluster)
         else:
             asked = Asked("api", user.name, caller.address)
-        grant = await self._authorizer.renewed_grant(user, identity, permit, now, client_ip=address)
+        grant = await self._authorizer.grants.renewed(user, identity, permit, now, client_ip=address)
         if asked.kube_cluster and not request.joins:
             grant = replace(grant, usage=KUBE, kube_cluster=asked.kube_cluster)
         logins = tuple(login for login in grant.logins if login == request.login) if request.host else ()

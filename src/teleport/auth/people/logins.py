@@ -24,6 +24,7 @@ from teleport.auth.factors import passwords
 from teleport.auth.factors.checking import LIFE, LOGIN, Checked, Factors, event_device, moved_on
 from teleport.auth.factors.lockout import locked_at, logged_in, place_of
 from teleport.auth.factors.passkeys import Passkeys
+from teleport.auth.grants import Grants
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.locks import Locked, describe, find_lock
@@ -47,7 +48,8 @@ PASSWORDLESS: Final = "passwordless"
 class Granter(Protocol):
     """Decides what a user's certificates may say."""
 
-    async def grant(self, user: User, ttl: float, *, route_to_cluster: str, client_address: str) -> UserGrant: ...
+    @property
+    def grants(self) -> Grants: ...
 
     async def told_of_clusters(self, certs: m.UserCerts, user: User, grant: UserGrant) -> m.UserCerts: ...
 
@@ -210,7 +212,7 @@ class Logins:
         message: str = "",
         method: str = LOCAL,
     ) -> Entry:
-        grant = await self._granter.grant(
+        grant = await self._granter.grants.of_login(
             user,
             request.ttl,
             route_to_cluster=request.route_to_cluster or self._state.cluster,

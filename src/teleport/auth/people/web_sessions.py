@@ -150,7 +150,7 @@ class WebSessions:
         if found is None:
             raise _over()
         user, user_revision = found
-        grant = await self._authorizer.renewed_grant(user, present, decision, now, client_ip="")
+        grant = await self._authorizer.grants.renewed(user, present, decision, now, client_ip="")
         if grant.ttl < LEAST_LEFT:
             raise _over()
         grant = await self.shortened(grant)
