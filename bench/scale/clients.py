@@ -24,7 +24,6 @@ from teleport.ssh.client import connect
 from teleport.ssh.client_connection import ClientKey
 
 SECONDS = 30.0  # for one connect
-WORK = 20_000
 
 
 class Connects:
@@ -65,29 +64,17 @@ class Connects:
         of = ask.of or len(self._told.names)
         chosen = iter([numbers.randrange(of) for _ in range(ask.count)])
         seconds: list[float] = []
-        paces: list[float] = []
         failed: list[str] = []
 
         async def client() -> None:
             for number in chosen:
                 try:
                     seconds.append(await self.one(number))
-                    if ask.at_once == 1:
-                        paces.append(pace())
                 except (TeleportError, TimeoutError, OSError) as error:
                     failed.append(f"{self._told.names[number]}: {type(error).__name__}: {error}")
 
         await asyncio.gather(*(client() for _ in range(ask.at_once)))
-        return Said(seconds=seconds, paces=paces, failed=failed)
-
-
-def pace() -> float:
-    """Processor seconds that some work takes, always the same: a processor changes its pace by a fifth within a minute,
-    as its neighbours do, and hours may lie between two figures that are compared. What waits for a processor is not in
-    it, and stays in what is measured."""
-    began = time.process_time()
-    sum(number * number for number in range(WORK))
-    return time.process_time() - began
+        return Said(seconds=seconds, failed=failed)
 
 
 async def main(path: str) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -66,28 +65,6 @@ class Process:
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
-
-
-@dataclass(slots=True)
-class Timed:
-    """Connects one at a time, and what the same work took beside each (`clients.pace`)."""
-
-    seconds: list[float] = field(default_factory=list)
-    paces: list[float] = field(default_factory=list)
-
-    def add(self, said: Said) -> None:
-        self.seconds += said.seconds
-        self.paces += said.paces
-
-    @property
-    def pace(self) -> float:
-        """Seconds; 0 for none."""
-        return statistics.median(self.paces) if self.paces else 0.0
-
-    @property
-    def p50(self) -> float:
-        """In pieces of that work, so that two of them can be compared whatever the processor did between them."""
-        return statistics.median(one / pace for one, pace in zip(self.seconds, self.paces, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,6 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     announced: int = 0
     problems: list[str] = []
     seconds: list[float] = []  # of each connect
-    paces: list[float] = []  # processor seconds of the same work beside each, where they are made one at a time
     failed: list[str] = []
 
 

@@ -18,4 +18,4 @@ def test_fifty_hosts_are_reached_listed_and_come_back_after_the_proxy_was_killed
     assert rows["60 connects to random hosts, 4 at a time"] == "0 failed"
     assert any(what.startswith("tsh ls of 50 hosts") for what in rows), rows
     assert any(what.startswith("all tunnels back") for what in rows), rows
-    assert "p50 with all to that with one host, at one pace" in rows, rows
+    assert "p50 with all to that with one host" in rows, rows
