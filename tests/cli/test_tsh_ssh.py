@@ -139,8 +139,9 @@ async def test_a_shell_has_the_terminal_its_size_its_changes_and_its_keys(launch
                 terminal.expect("ready> ")
                 terminal.type("stty size\n")
                 terminal.expect("17 91")
-                terminal.type("sleep 1000; echo interrupted=$?\n")
-                terminal.expect(r"\$\?\r\n")
+                # a key that comes before there is a process in the foreground interrupts nothing
+                terminal.type("sh -c 'echo be\"\"gun; exec sleep 1000'; echo interrupted=$?\n")
+                terminal.expect("begun\r\n")
                 terminal.type("\x03")  # raw: the key reaches the remote side and does not end tsh
                 terminal.expect(r"\^C[^>]*ready> ")
                 terminal.resize(64, 20)
