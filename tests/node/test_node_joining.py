@@ -194,7 +194,7 @@ async def test_a_joined_party_is_idle_by_itself(launcher_end: LauncherEnd) -> No
     idle while somebody types, and nor is who began it."""
     async with cast(launcher_end) as (lab, those):
         lab.rules.cluster = ClusterDefaults(
-            client_idle_timeout=timedelta(seconds=1.5), client_idle_timeout_message="You were away."
+            client_idle_timeout=timedelta(seconds=4), client_idle_timeout_message="You were away."
         )
         alice, sid = await begun(those)
         bob = await those.joined("bob", "pair", sid=sid, mode="peer")
