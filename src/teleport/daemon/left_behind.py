@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 FIRST: Final = 2.0  # seconds that a start has before it is asked
 AGAIN: Final = 5.0  # seconds between two questions
-SILENCE: Final = 240.0  # seconds without a word from auth after which a running service asks
+SILENCE: Final = 60.0  # seconds without a word from auth after which a running service asks
 RUNNING: Final = 60.0  # seconds between two questions of a running service
 
 

@@ -102,7 +102,9 @@ class WayToAuth:
         if self._config.auth is None:
             self._tasks.start(
                 left_behind.tell(
-                    lambda: cache.age(self._clock.now()), lambda: left_behind.why(self._config, host, role)
+                    # a watch that is open may be silent for long, and ends where it is silent for too long
+                    lambda: 0.0 if client.hears else cache.age(self._clock.now()),
+                    lambda: left_behind.why(self._config, host, role),
                 ),
                 f"{name}, when it is cut off",
             )
