@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from teleport.auth.hosts.together import MOST, Together
-from teleport.backend.interface import Absent, Condition, Exists, Item, PutOp, Write
+from teleport.backend.interface import Condition, Item, PutOp, Write
 from teleport.backend.memory import MemoryBackend
 from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
 from teleport.testing.clock import FakeClock
@@ -21,7 +21,7 @@ class Place:
         self.commits: list[int] = []
         self.failing: TeleportError | None = None
         self.before: Callable[[], object] | None = None
-        self.together = Together(backend.get, self.commit, self.alone, gather=gather)
+        self.together = Together(backend.get, self.commit, gather=gather)
 
     async def commit(self, writes: Sequence[Write], conditions: Sequence[Condition]) -> int:
         if self.failing is not None:
@@ -32,13 +32,6 @@ class Place:
             before()
         self.commits.append(len(writes))
         return await self.backend.commit(writes, conditions=conditions)
-
-    async def alone(self, key: str, wanted: Callable[[Item | None], Write | None]) -> int | None:
-        item = await self.backend.get(key)
-        write = wanted(item)
-        if write is None:
-            return None
-        return await self.commit([write], [Absent(key) if item is None else Exists(key, item.revision)])
 
     async def value(self, key: str) -> bytes | None:
         item = await self.backend.get(key)
@@ -130,3 +123,17 @@ async def test_a_failure_of_the_storage_and_the_end_of_auth_reach_all_who_wait()
         waits = asyncio.create_task(change("c", put("c", b"")))
         await asyncio.gather(waits, change("d", put("d", b"")))
         assert those.commits == [2]
+
+
+async def test_who_went_away_before_it_was_refused_concerns_nobody_else() -> None:
+    def refuse(_: Item | None) -> Write | None:
+        raise AccessDenied("not this one")
+
+    async with place() as those:
+        change = those.together.change
+        stays, goes = asyncio.create_task(change("a", put("a", b"1"))), asyncio.create_task(change("b", refuse))
+        await asyncio.sleep(0)
+        goes.cancel()
+        assert isinstance(await stays, int)
+        assert await those.value("a") == b"1"
+        await asyncio.gather(goes, return_exceptions=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, suppress
 from datetime import timedelta
 from typing import Final
@@ -32,7 +32,6 @@ from teleport.auth.state import ClusterState
 from teleport.authz.locks import Locked, find_lock
 from teleport.backend.follow import follow
 from teleport.backend.interface import (
-    Absent,
     Changes,
     Condition,
     DeleteOp,
@@ -42,7 +41,7 @@ from teleport.backend.interface import (
     Write,
 )
 from teleport.errors import AccessDenied, BadRequest, CompareFailed, TeleportError
-from teleport.identity import HostIdentity, SystemRole
+from teleport.identity import HostIdentity, Identity, SystemRole
 from teleport.resources.codec import checked, from_json, to_json
 from teleport.resources.forced_labels import with_forced
 from teleport.resources.kinds import Kind, Verb
@@ -56,7 +55,6 @@ log = logging.getLogger(__name__)
 PRESENCE: Final = timedelta(seconds=600)  # `protocols.md` 6
 TIDY_EVERY: Final = 60.0  # seconds
 TIDY_AGAIN: Final = 1.0  # seconds, for nodes that are new: each time all nodes are read
-TRIES: Final = 8  # at a record that two processes write
 RECHECK: Final = 1.0  # seconds after which a watch is asked anew whether its caller may have it, when something changed
 RECHECK_CALM: Final = 300.0  # when nothing changed that could tell
 WATCHABLE: Final = frozenset(
@@ -98,8 +96,7 @@ class Presence:
         self._tunnels = tunnels or TunnelsLost(state.clock)
         self._unchanged = Unchanged()
         self._silence = Silence()
-        commit = lambda writes, conditions: state.commit(writes, conditions=conditions, events=[])  # noqa: E731
-        self._together = Together(state.backend.get, commit, self._change)
+        self._records = Together(state.backend.get, self._commit)
         self._joining = joining
         self._authorizer = authorizer
         self._encoded = Encoded()
@@ -144,7 +141,7 @@ class Presence:
                 raise AccessDenied(f"{server.host_id} is registered as a host with a plain sshd")
             return PutOp(key, to_json(said), now + KEPT) if may_announce(said, stored, now) else None
 
-        revision = await (self._together.change if lost_after else self._change)(key, write)
+        revision = await (self._records.change if lost_after else self._records.alone)(key, write)
         if kind is Kind.NODE:
             if revision is None:
                 self._unchanged.forget(server.host_id)
@@ -154,7 +151,7 @@ class Presence:
             await self._tidy_soon()
         return self._heard(identity)
 
-    def _heard(self, identity: object) -> m.Heard:
+    def _heard(self, identity: Identity) -> m.Heard:
         if not isinstance(identity, HostIdentity) or identity.role is not SystemRole.NODE:
             return m.Heard()
         return m.Heard(within=self._unchanged.within(identity.host_id, self._state.clock.monotonic()))
@@ -187,21 +184,11 @@ class Presence:
                 return None
             return DeleteOp(key) if may_withdraw(request.name, stored) else None
 
-        await self._change(key, write)
+        await self._records.alone(key, write)
         return m.Done()
 
-    async def _change(self, key: str, write: Callable[[Item | None], Write | None]) -> int | None:
-        """Writes what `write` makes of the record that is there, and gives the revision; asked anew when that changed
-        meanwhile, since two processes of one host may speak at the same time. None: it makes nothing of it."""
-        for _ in range(TRIES):
-            item = await self._state.backend.get(key)
-            change = write(item)
-            if change is None:
-                return None
-            condition: Condition = Absent(key) if item is None else Exists(key, item.revision)
-            with suppress(CompareFailed):
-                return await self._state.commit([change], conditions=[condition], events=[])
-        raise CompareFailed("presence of this host is being changed from elsewhere", hint="it is tried again")
+    async def _commit(self, writes: Sequence[Write], conditions: Sequence[Condition]) -> int:
+        return await self._state.commit(writes, conditions=conditions, events=[])
 
     async def run(self) -> None:
         """Tidies every minute until cancelled."""
@@ -268,8 +255,11 @@ class Presence:
         said_at = checked_at
         patient = request.patient and caller.identity.role in FEW_HOSTS  # much hangs on proxies, and they are few
         with self._silence.watch(patient) as pace:
-            # what is to be asked anew is asked soon, also when nothing more happens
-            pause = lambda: RECHECK if changed else pace.pause  # noqa: E731
+
+            def pause() -> float:
+                """What is to be asked anew is asked soon, also when nothing more happens."""
+                return RECHECK if changed else pace.pause
+
             stream = follow(self._state.backend, followed, heartbeat=pause, shared=True)
             async with aclosing(stream):
                 async for change in stream:

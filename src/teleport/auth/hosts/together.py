@@ -1,13 +1,14 @@
-"""Announcements of a crowd that are written together.
+"""Changes of records by what is there, alone or with others.
 
-Each would cost auth a transaction, and every proxy the news of it. Nobody waits for an announcement, so among thousands
-of hosts one waits a moment for others, and what was gathered is one transaction and one piece of news.
+Each announcement of a crowd would cost auth a transaction, and every proxy the news of it. Nobody waits for one, so
+among thousands of hosts it waits a moment for others, and what was gathered is one transaction and one piece of news.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,95 +17,104 @@ from teleport.errors import CompareFailed, ConnectionProblem
 
 GATHER: Final = 0.5  # seconds
 MOST: Final = 100  # in one transaction
+TRIES: Final = 8  # at a record that two processes write
 
 Wanted = Callable[[Item | None], Write | None]
 Get = Callable[[str], Awaitable[Item | None]]
 Commit = Callable[[Sequence[Write], Sequence[Condition]], Awaitable[int]]
-Alone = Callable[[str, Wanted], Awaitable[int | None]]
+Outcome = int | None | Exception
 
 
 @dataclass(slots=True)
 class _Asked:
-    key: str
     wanted: Wanted
     done: asyncio.Future[int | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def settle(self, outcome: Outcome) -> None:
+        if self.done.done():  # whoever asked has gone
+            return
+        if isinstance(outcome, Exception):
+            self.done.set_exception(outcome)
+            self.done.exception()  # perhaps nobody waits for it any more
+        else:
+            self.done.set_result(outcome)
 
 
 class Together:
     """Of an auth service there is one."""
 
-    def __init__(self, get: Get, commit: Commit, alone: Alone, *, gather: float = GATHER) -> None:
-        """`alone` makes one change, asking anew when the record changed meanwhile."""
+    def __init__(self, get: Get, commit: Commit, *, gather: float = GATHER) -> None:
         self._get = get
         self._commit = commit
-        self._alone = alone
         self._gather = gather
         self._asked: dict[str, _Asked] = {}
+
+    async def alone(self, key: str, wanted: Wanted) -> int | None:
+        """Writes what `wanted` makes of the record that is there, and gives the revision; asked anew when that changed
+        meanwhile, since two processes of one host may speak at the same time. None: it makes nothing of it."""
+        for _ in range(TRIES):
+            item = await self._get(key)
+            change = wanted(item)
+            if change is None:
+                return None
+            with suppress(CompareFailed):
+                return await self._commit([change], [_as_it_was(key, item)])
+        raise CompareFailed("presence of this host is being changed from elsewhere", hint="it is tried again")
 
     async def change(self, key: str, wanted: Wanted) -> int | None:
         """As `alone`, in a moment. Whoever comes first writes for all; raises what `wanted` and the storage raise."""
         if (earlier := self._asked.get(key)) is not None:
             await asyncio.wait([earlier.done])  # what was said first is written first
         if earlier is not None or len(self._asked) >= MOST:
-            return await self._alone(key, wanted)
-        asked = self._asked[key] = _Asked(key, wanted)
+            return await self.alone(key, wanted)
+        asked = self._asked[key] = _Asked(wanted)
         if len(self._asked) == 1:
             await self._lead()
         return await asked.done
 
     async def _lead(self) -> None:
-        gathered: list[_Asked] = []
+        gathered = self._asked
+        outcomes: dict[str, Outcome] = {}
+        otherwise: Exception = ConnectionProblem("auth is stopping", hint="it is tried again")
         try:
-            try:
-                await asyncio.sleep(self._gather)
-            finally:
-                gathered, self._asked = list(self._asked.values()), {}
-            await self._write(gathered)
+            await asyncio.sleep(self._gather)
+            self._asked = {}
+            await self._write(gathered, outcomes)
         except Exception as error:
-            for one in gathered:
-                if not one.done.done():
-                    one.done.set_exception(error)
+            otherwise = error
         finally:
-            for one in gathered:
-                if not one.done.done():  # this process ends
-                    one.done.set_exception(ConnectionProblem("auth is stopping", hint="it is tried again"))
-                    one.done.exception()  # perhaps nobody waits for it any more
+            if self._asked is gathered:
+                self._asked = {}
+            for key, one in gathered.items():
+                one.settle(outcomes.get(key, otherwise))
 
-    async def _write(self, gathered: Sequence[_Asked]) -> None:
-        writes: list[Write] = []
+    async def _write(self, gathered: Mapping[str, _Asked], outcomes: dict[str, Outcome]) -> None:
+        """Puts into `outcomes` what becomes of each."""
+        writes: dict[str, Write] = {}
         conditions: list[Condition] = []
-        written: list[_Asked] = []
-        for one in gathered:
-            item = await self._get(one.key)
+        for key, one in gathered.items():
+            item = await self._get(key)
             try:
                 write = one.wanted(item)
             except Exception as error:
-                one.done.set_exception(error)
+                outcomes[key] = error
                 continue
             if write is None:
-                one.done.set_result(None)
+                outcomes[key] = None
                 continue
-            writes.append(write)
-            conditions.append(Absent(one.key) if item is None else Exists(one.key, item.revision))
-            written.append(one)
+            writes[key] = write
+            conditions.append(_as_it_was(key, item))
         if not writes:
             return
         try:
-            revision = await self._commit(writes, conditions)
+            outcomes.update(dict.fromkeys(writes, await self._commit(list(writes.values()), conditions)))
         except CompareFailed:  # one of them changed meanwhile
-            for one in written:
-                await self._by_itself(one)
-            return
-        for one in written:
-            if not one.done.done():
-                one.done.set_result(revision)
+            for key in writes:
+                try:
+                    outcomes[key] = await self.alone(key, gathered[key].wanted)
+                except Exception as error:
+                    outcomes[key] = error
 
-    async def _by_itself(self, one: _Asked) -> None:
-        try:
-            revision = await self._alone(one.key, one.wanted)
-        except Exception as error:
-            if not one.done.done():
-                one.done.set_exception(error)
-        else:
-            if not one.done.done():
-                one.done.set_result(revision)
+
+def _as_it_was(key: str, item: Item | None) -> Condition:
+    return Absent(key) if item is None else Exists(key, item.revision)
