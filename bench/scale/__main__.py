@@ -18,7 +18,7 @@ def main() -> int:
     )
     parser.add_argument("--hosts", type=int, default=1000)
     parser.add_argument("--connects", type=int, default=18_000)
-    parser.add_argument("--singles", type=int, default=600, help="connects one at a time, to one host and to all")
+    parser.add_argument("--singles", type=int, default=1200, help="connects one at a time, with one host and with all")
     parser.add_argument("--processes", type=int, default=2, help="that the hosts live in")
     parser.add_argument("--at-once", type=int, default=8, help="connects at the same time")
     parser.add_argument("--calm", type=float, default=30.0, help="seconds over which idle cost is measured")

@@ -17,7 +17,7 @@ class Plan:
 
     hosts: int
     connects: int = 18_000
-    singles: int = 600  # connects one at a time, for the latency
+    singles: int = 1200  # connects one at a time, for the latency
     processes: int = 2  # of hosts
     at_once: int = 8  # connects at the same time, for the failures
     restart: bool = True
