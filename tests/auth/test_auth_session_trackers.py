@@ -13,7 +13,7 @@ import pytest
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.audit.events import SessionEnd, SessionStart, encode_event, new_event
-from teleport.auth.server import Caller
+from teleport.auth.caller import Caller
 from teleport.auth.sessions.claims import Claims
 from teleport.auth.sessions.opened import OPEN, OpenSession, SessionTracker
 from teleport.auth.sessions.trackers import EPOCHS, MOST, SessionTrackers

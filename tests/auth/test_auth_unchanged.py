@@ -10,7 +10,7 @@ import pytest
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth.hosts import unchanged
+from teleport.auth.hosts import announcing, unchanged
 from teleport.auth.hosts.unchanged import EVERY, FORGOTTEN, LONGEST_LOST_AFTER, MISSED, WRITES, Unchanged, digest_of
 from teleport.backend.interface import PutOp
 from teleport.errors import AccessDenied
@@ -73,7 +73,7 @@ def test_what_says_something_else_is_written_and_hosts_that_are_silent_are_forgo
 
 
 def test_a_record_depends_on_all_that_it_is_made_of() -> None:
-    parts: list[Any] = [b"said", b"proof", ["10.0.0.1"], {"env": "prod"}]
+    parts: list[Any] = [b"said", b"proof", ["10.0.0.1"], {"env": "prod"}, b"services"]
     others: list[tuple[int, Any]] = [
         (0, b"said "),
         (1, b"another"),
@@ -82,6 +82,7 @@ def test_a_record_depends_on_all_that_it_is_made_of() -> None:
         (3, {}),
         (3, {"env": "dev"}),
         (3, {"envp": "rod"}),
+        (4, b"others"),
     ]
     made = {digest_of(*parts)}
     for place, other in others:
@@ -100,6 +101,7 @@ def test_a_record_depends_on_all_that_it_is_made_of() -> None:
 def many(monkeypatch: pytest.MonkeyPatch) -> None:
     """One host is as many as ten thousand."""
     monkeypatch.setattr(unchanged, "WRITES", 0.0001)
+    monkeypatch.setattr(announcing, "_apart", lambda: 1.0)
 
 
 def clock_of(auth: RunningAuth) -> FakeClock:
@@ -220,6 +222,21 @@ async def test_other_labels_from_its_token_are_written_at_once(tmp_path: Path) -
         assert found is not None
         assert found[0] > first
         assert found[1].metadata.labels == {"env": "dev"}
+
+
+def test_hosts_that_came_within_a_minute_are_not_written_within_a_minute_for_ever() -> None:
+    known = Unchanged()
+    lost_after = crowd(10_000).lost_after
+    for number in range(100):
+        known.wrote(str(number), b"same", number, 0.0, lost_after, apart=(number + 1) / 100)
+    due = [known.within(str(number), 0.0) for number in range(100)]
+    assert min(due) < EVERY + 3
+    assert max(due) == lost_after - MISSED
+    assert all(sum(one < minute * EVERY for one in due) > minute * 15 for minute in (2, 3, 4))
+    assert all(known.revision(str(number), b"same", due[number] - 1) is None for number in range(100))
+    for number in range(100):
+        known.wrote(str(number), b"same", number, float(due[number]), lost_after, apart=(number + 1) / 100)
+    assert all(known.within(str(n), float(due[n])) == lost_after - MISSED for n in range(100)), "and stay apart"
 
 
 @pytest.mark.parametrize("hosts", [10, 3000, 10_000])

@@ -35,6 +35,7 @@ from teleport.resources.codec import (
     Resource,
     from_document,
     from_json,
+    heard_again,
     resource_warnings,
     to_document,
     to_json,
@@ -287,6 +288,32 @@ def test_any_document_is_a_resource_or_refused(kind: str, metadata: object, spec
     except BadRequest:
         return
     assert from_document(to_document(resource, with_secrets=True)) == resource
+
+
+@pytest.mark.parametrize("use_tunnel", [True, False])
+def test_a_server_that_is_heard_of_again_is_written_as_if_it_had_been_read(use_tunnel: bool) -> None:
+    now = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    later = now + timedelta(seconds=240)
+    spec = ServerSpec(
+        hostname="web",
+        addr="10.0.0.1:3022",
+        use_tunnel=use_tunnel,
+        epoch="5",
+        heard=now,
+        lost_after=210,
+        cmd_labels={"up": CommandLabelState(period=Duration(60), command=("uptime",), result="1")},
+    )
+    stored = Server(metadata=Metadata(name="a", labels={"env": "prod"}, expires=now), spec=spec)
+    again = msgspec.structs.replace(
+        stored,
+        metadata=msgspec.structs.replace(stored.metadata, expires=later),
+        spec=msgspec.structs.replace(spec, heard=later, lost_after=330),
+    )
+    assert heard_again(to_json(stored), later, later, 330) == to_json(again)
+    few = msgspec.structs.replace(stored, spec=msgspec.structs.replace(spec, lost_after=0))
+    assert heard_again(to_json(few), later, later, 330) is None, "its form is another one"
+    newer = msgspec.json.encode({**msgspec.json.decode(to_json(stored)), "schema": 2})
+    assert heard_again(newer, later, later, 330) is None
 
 
 def test_labels_of_a_server_are_merged_dynamic_over_static() -> None:

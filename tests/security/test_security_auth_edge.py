@@ -11,7 +11,7 @@ import pytest
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth import server
+from teleport.auth import bodies
 from teleport.auth.people.invitations import UserTokens
 from teleport.errors import BadRequest, TeleportError
 from teleport.identity import SystemRole
@@ -51,7 +51,7 @@ async def test_a_large_body_is_refused_before_it_is_read_unless_its_sender_is_kn
 async def test_a_body_that_drips_is_given_up_unless_its_sender_is_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "BODY_SECONDS", 0.2)
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.2)
     async with running_auth(tmp_path, sqlite=True) as auth:
         head = "POST /v1/join HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
         answer = await _raw(auth, head, b"{")

@@ -12,7 +12,7 @@ import pytest
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth.server import Caller
+from teleport.auth.caller import Caller
 from teleport.daemon.kube.reach import KubeReach
 from teleport.errors import AccessDenied, TeleportError
 from teleport.identity import SystemRole

@@ -12,9 +12,9 @@ from tests.web.test_web_tunnel import TUNNEL, tunnel_to_target, websocket
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth import server
+from teleport.auth import bodies
+from teleport.auth.caller import Caller
 from teleport.auth.hosts import joining
-from teleport.auth.server import Caller
 from teleport.errors import AccessDenied, LimitExceeded
 from teleport.identity import Anonymous, SystemRole
 from teleport.pki.keys import generate_p256
@@ -101,8 +101,8 @@ async def test_many_addresses_together_fill_no_audit_log(tmp_path: Path, monkeyp
 async def test_the_body_of_a_known_caller_has_to_come_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr(server, "KNOWN_BODY_SECONDS", 0.2)
-    monkeypatch.setattr(server, "UPLOAD_SECONDS", 0.2)
+    monkeypatch.setattr(bodies, "KNOWN_BODY_SECONDS", 0.2)
+    monkeypatch.setattr(bodies, "UPLOAD_SECONDS", 0.2)
     async with running_auth(tmp_path) as auth:
         context = auth.context(await auth.host(SystemRole.NODE))
         reader, writer = await asyncio.open_connection(

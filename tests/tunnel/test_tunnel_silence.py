@@ -8,6 +8,10 @@ from collections import Counter
 import pytest
 
 from teleport.auth.hosts.silence import LONGEST as LONGEST_LINE
+from teleport.auth.hosts.silence import Pace, Silence
+from teleport.auth.hosts.together import GATHER
+from teleport.auth.hosts.unchanged import Unchanged
+from teleport.authz.locks import LOCKS_HOLD
 from teleport.transport.probes import EVERY as EVERY_PROBE
 from teleport.transport.probes import IDLE, gone_after
 from teleport.tunnel.silence import LONGEST, QUESTIONS, SHORTEST, of_host, of_proxy, silence_of
@@ -27,6 +31,19 @@ def test_all_hosts_together_ask_no_more_than_a_proxy_bears_and_each_often_enough
 def test_a_host_whose_announcements_go_by_the_tunnel_is_asked_nothing_where_there_are_many() -> None:
     assert of_host(LONGEST).seconds > LONGEST_LINE
     assert of_proxy(10_000).seconds > LONGEST_LINE
+    for hosts in (2401, 3000, 5000, 7300, 10_000, 50_000):
+        known = Unchanged()
+        for number in range(hosts):
+            known.wrote(str(number), b"", 1, 0.0, known.lost_after)
+        known.wrote("0", b"", 1, 0.0, known.lost_after)
+        pace = Pace(Silence(), patient=True)
+        pace.expect(known.within("0", 0.0))
+        answered = known.within("0", 0.0) + GATHER
+        assert answered < pace.anew(), "auth would break a silence that an answer breaks anyway"
+        assert answered < of_host(silence_of(hosts)).seconds, "the host would ask"
+        assert answered < of_proxy(hosts).seconds, "the proxy would ask"
+        assert pace.seconds < LOCKS_HOLD - 30, "locks would count as unknown while all is well"
+        assert pace.seconds == pace.pause, "what is drawn apart anyway is not drawn apart to come before"
 
 
 def test_kernels_do_not_probe_ten_thousand_tunnels_at_the_same_moment() -> None:

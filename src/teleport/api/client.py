@@ -27,7 +27,9 @@ Rep = TypeVar("Rep", bound=Message)
 CALL_TIMEOUT = 30.0  # seconds for one call
 CONNECT = 10.0  # seconds for a connection, and before it for a way
 WATCH_SILENCE = 60.0  # seconds without a line after which a watch counts as dead, unless auth said how long it may take
-WATCH_SILENCE_MOST = 225.0  # ... of which we believe so much
+WATCH_SILENCE_MOST = 330.0  # ... of which we believe so much
+WATCH_SILENCE_LATE = 20.0  # seconds by which a line may be later than auth said, and ...
+LATE = 5  # ... by this part of the time, if that is more
 MOST_LATE = 2  # answers within a watch that nobody waits for any more, until nothing more is said there
 WATCH_AGAIN = 5.0  # seconds in which a watch that broke is waited for by what is said within it
 
@@ -333,7 +335,8 @@ class AuthClient:
                             begun.clear()
                             if told.answer is not None:
                                 spoken.answered(told.answer)
-                                continue
+                                if not told.within:
+                                    continue
                             silence.heard(told)
                             self._spoken = spoken
                             if not opening.done():
@@ -373,7 +376,8 @@ class _Silence:
 
     def heard(self, line: WatchLine) -> None:
         if line.within:
-            self.seconds = min(max(line.within * 1.5, WATCH_SILENCE), WATCH_SILENCE_MOST)
+            late = max(line.within / LATE, WATCH_SILENCE_LATE)
+            self.seconds = min(max(line.within + late, WATCH_SILENCE), WATCH_SILENCE_MOST)
 
 
 async def _until(

@@ -17,9 +17,9 @@ from teleport.api import routes
 from teleport.api.messages import UserCerts
 from teleport.api.routes import Route
 from teleport.auth.authorities.certify import UserGrant
+from teleport.auth.caller import Caller
 from teleport.auth.grants import Grants
 from teleport.auth.hosts.joining import Joining
-from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.api import APIAccessRequest, APIPermit, decides_alike, deciding, evaluate_api_access
 from teleport.authz.certificate import certificate_denial, unpinned_denial

@@ -12,7 +12,7 @@ from teleport.api import routes
 from teleport.api.routes import Route
 from teleport.audit.events import ApiDenied
 from teleport.auth.authorizer import Denied
-from teleport.auth.server import Caller
+from teleport.auth.caller import Caller
 from teleport.auth.state import ClusterState
 from teleport.errors import AccessDenied
 from teleport.identity import Anonymous, HostIdentity

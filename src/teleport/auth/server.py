@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -21,9 +21,13 @@ from aiohttp import web
 
 from teleport import counted
 from teleport.api.codec import MAX_BODY, decode_request, encode_error
-from teleport.api.messages import Answer, Document, Message
+from teleport.api.messages import Message
 from teleport.api.routes import HEARTBEAT, ROUTES, WATCH, Route, Stream
+from teleport.auth import bodies
 from teleport.auth.authorities.keys import KeysAway
+from teleport.auth.caller import Caller
+from teleport.auth.spoken import Spoken, mistake
+from teleport.auth.watching import Watching
 from teleport.errors import AccessDenied, BadRequest, LimitExceeded, NotFound, TeleportError
 from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
 from teleport.resources.names import peer_address
@@ -33,10 +37,6 @@ from teleport.transport.first_bytes import through
 
 log = logging.getLogger(__name__)
 
-MAX_OPEN_BODY = 64 * 1024  # bytes of a body from callers who have proved nothing
-BODY_SECONDS = 20.0  # for their body to arrive
-KNOWN_BODY_SECONDS = 120.0  # for the body of anybody else
-UPLOAD_SECONDS = 600.0  # for a stream of bytes; what comes later is a request of its own
 SETTLE = 5.0  # seconds that operations under way have when the service stops
 
 ACTOR_HEADERS = {
@@ -44,34 +44,6 @@ ACTOR_HEADERS = {
     "login_uid": "X-Teleport-Login-Uid",
     "terminal": "X-Teleport-Terminal",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks, as far as auth itself has proof, and from where."""
-
-    identity: Identity
-    address: str  # of the TLS connection's other end, or what a proxy vouched for; "" when unknown
-    local_actor: Mapping[str, str] = field(default_factory=dict)  # what the host's own tctl says of its Unix user
-    certificate: bytes = field(default=b"", repr=False)  # what proved the identity, DER
-    vouched_by: tuple[str, ...] = ()  # addresses of the proxies that relay it, as the next one sees them
-    through: str = ""  # the other cluster whose proxy says the address: only its users come that way
-
-    @property
-    def host(self) -> str:
-        """The address without its port."""
-        return self.address.rpartition(":")[0].strip("[]")
-
-    @property
-    def name(self) -> str:
-        """How the caller is named in events and logs."""
-        match self.identity:
-            case UserIdentity(name=name):
-                return name
-            case HostIdentity(host_id=host_id, cluster=cluster):
-                return f"{host_id}.{cluster}"
-            case Anonymous():
-                return ""
 
 
 Handler = Callable[[Caller, Any], Awaitable[Message]]
@@ -102,9 +74,15 @@ def build_app(
     begun = _Begun()
     app.on_cleanup.append(begun.finish)
     judge = _Judge(identify, authorize, on_denied)
-    announced = _Announced(handlers[HEARTBEAT.name], judge, begun)
+
+    async def announce(caller: Caller, line: bytes) -> Message:
+        async with judge.allowed(caller, HEARTBEAT):
+            asked = decode_request(HEARTBEAT, {}, {}, line)
+            return await begun.to_its_end(handlers[HEARTBEAT.name](caller, asked), HEARTBEAT.name)
+
+    spoken = Spoken(identify, announce)
     for name, route in ROUTES.items():
-        endpoint = _counted(route, _endpoint(route, handlers[name], judge, begun, endless, announced))
+        endpoint = _counted(route, _endpoint(route, handlers[name], judge, begun, endless, spoken))
         app.router.add_route(route.method, route.path, endpoint)
     return app
 
@@ -189,7 +167,7 @@ def _endpoint(
     judge: _Judge,
     begun: _Begun,
     endless: Endless,
-    announced: _Announced,
+    spoken: Spoken,
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def endpoint(request: web.Request) -> web.StreamResponse:
         caller = await _caller(request, judge.identify)
@@ -201,17 +179,21 @@ def _endpoint(
     async def answered(request: web.Request, caller: Caller) -> web.StreamResponse:
         async with judge.allowed(caller, route):
             query = {name: request.query.getall(name) for name in request.query}
-            most, seconds = (MAX_BODY, KNOWN_BODY_SECONDS) if route.verb is not None else (MAX_OPEN_BODY, BODY_SECONDS)
-            spoken = route.stream is Stream.UP or route.name == WATCH.name  # it comes as it is made
-            body = await _read_body(request, most, seconds) if not spoken else b""
+            most, seconds = MAX_BODY, bodies.KNOWN_BODY_SECONDS
+            if route.verb is None:
+                most, seconds = bodies.MAX_OPEN_BODY, bodies.BODY_SECONDS
+            by_and_by = route.stream is Stream.UP or route.name == WATCH.name  # it comes as it is made
+            body = await bodies.read_body(request, most, seconds) if not by_and_by else b""
             asked = decode_request(route, request.match_info, query, body)
             if route.name == WATCH.name:
+                caller = replace(caller, watching=Watching())
                 with endless(request):
-                    return await _stream_down(request, handler(caller, asked), announced.of(caller))
+                    return await bodies.stream_down(request, handler(caller, asked), spoken.by(caller))
             if route.stream is Stream.DOWN:
-                return await _stream_down(request, handler(caller, asked))
+                return await bodies.stream_down(request, handler(caller, asked))
             if route.stream is Stream.UP:
-                reply = await begun.to_its_end(handler(caller, asked, _pieces(request, UPLOAD_SECONDS)), route.name)
+                pieces = bodies.pieces_of(request, bodies.UPLOAD_SECONDS)
+                reply = await begun.to_its_end(handler(caller, asked, pieces), route.name)
             else:
                 reply = await begun.to_its_end(handler(caller, asked), route.name)
         return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
@@ -231,40 +213,6 @@ def _span(request: web.Request, caller: Caller, route: Route[Any, Any]) -> Span:
     found.set("http.request.method", route.method)
     found.set("http.route", route.path)
     return found
-
-
-class _Announced:
-    """Announcements within a watch. Each is judged as a call of its own; it costs no connection, of which ten thousand
-    hosts would make a hundred and more each second."""
-
-    def __init__(self, handler: Any, judge: _Judge, begun: _Begun) -> None:
-        self._handler = handler
-        self._judge = judge
-        self._begun = begun
-
-    def of(self, caller: Caller) -> Callable[[bytes], Awaitable[bytes]]:
-        """Answers a line of a caller's."""
-
-        async def answer(line: bytes) -> bytes:
-            status, body = 200, b""
-            try:
-                # what was proved as the watch began may have ended since
-                now = replace(caller, identity=await self._judge.identify(caller.certificate or None))
-                body = msgspec.json.encode(await self._announce(now, line))
-            except TeleportError as error:
-                status, body = encode_error(error)
-            except Exception:
-                log.exception("auth API: an announcement within a watch failed")
-                status, body = encode_error(_failed())
-            answered = Answer(status=status, body=Document(body))
-            return msgspec.json.encode({"revision": 0, "answer": answered}) + b"\n"
-
-        return answer
-
-    async def _announce(self, caller: Caller, line: bytes) -> Message:
-        async with self._judge.allowed(caller, HEARTBEAT):
-            asked = decode_request(HEARTBEAT, {}, {}, line)
-            return await self._begun.to_its_end(self._handler(caller, asked), HEARTBEAT.name)
 
 
 async def _caller(request: web.Request, identify: Identify) -> Caller:
@@ -296,91 +244,10 @@ def _check_way(caller: Caller) -> None:
     raise AccessDenied(f"Through {caller.through} come its own users only.", hint="tsh login at this cluster")
 
 
-async def _read_body(request: web.Request, most: int, seconds: float) -> bytes:
-    """The body, of which never more than `most` bytes are kept; it has `seconds` to come."""
-    too_large = BadRequest(f"the request's body is larger than {most} bytes")
-    if (request.content_length or 0) > most:
-        raise too_large
-    body = bytearray()
-    async for piece in _pieces(request, seconds):
-        body += piece
-        if len(body) > most:
-            raise too_large
-    return bytes(body)
-
-
-async def _pieces(request: web.Request, seconds: float) -> AsyncIterator[bytes]:
-    """The body as it comes; raises `BadRequest` when it is not whole within `seconds`."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    pieces = aiter(request.content.iter_any())
-    while True:
-        try:
-            async with asyncio.timeout_at(deadline):
-                piece = await anext(pieces, None)
-        except TimeoutError:
-            raise BadRequest(f"the request's body did not come within {seconds:g} s") from None
-        if piece is None:
-            return
-        yield piece
-
-
 def _pattern(request: web.Request) -> str:
     """The path as the table of routes writes it: what stands in its place can be the secret of a link or a token."""
     resource = request.match_info.route.resource
     return resource.canonical if resource is not None else "an unknown path"
-
-
-async def _stream_down(
-    request: web.Request, parts: AsyncIterator[bytes], answer: Callable[[bytes], Awaitable[bytes]] | None = None
-) -> web.StreamResponse:
-    """Sends what the handler yields. A failure before the first part is an ordinary error reply. With `answer`, the
-    lines of the request's body are answered meanwhile."""
-    hearing: asyncio.Task[None] | None = None
-    try:
-        first = await anext(parts, None)
-        response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
-        await response.prepare(request)
-        if answer is not None and request.can_read_body:
-            hearing = asyncio.create_task(_hear(request, response, answer), name="what is said in a watch")
-        try:
-            if first is not None:
-                await response.write(first)
-                del first  # of a watch, all that there was
-                async for part in parts:
-                    await response.write(part)
-            await response.write_eof()
-        except ConnectionResetError:
-            pass  # whoever watched has left; that is how watches end
-        return response
-    finally:
-        if hearing is not None:
-            hearing.cancel()
-            await asyncio.gather(hearing, return_exceptions=True)
-        close = getattr(parts, "aclose", None)
-        if close is not None:
-            await close()
-
-
-async def _hear(
-    request: web.Request, response: web.StreamResponse, answer: Callable[[bytes], Awaitable[bytes]]
-) -> None:
-    """Answers line by line, so that whoever says more than is heard waits. A line is written whole by one `write`."""
-    begun = b""
-    try:
-        async for piece in request.content.iter_any():
-            *lines, begun = (begun + piece).split(b"\n")
-            for line in lines:
-                if line:
-                    await response.write(await answer(line))
-            if len(begun) > MAX_OPEN_BODY and request.transport is not None:
-                request.transport.abort()
-    except ConnectionResetError:
-        return
-
-
-def _failed() -> TeleportError:
-    """What a caller is told of a mistake of ours."""
-    return TeleportError("auth failed to do this", hint="the log of the auth service names the reason")
 
 
 @web.middleware
@@ -408,7 +275,7 @@ async def _errors_as_json(
         raise
     except Exception:
         log.exception("auth API: %s %s failed", request.method, _pattern(request))
-        problem = _failed()
+        problem = mistake()
     status, body = encode_error(problem)
     response = web.Response(status=status, body=body, content_type="application/json")
     if isinstance(problem, LimitExceeded) and problem.retry_after > 0:

@@ -27,6 +27,7 @@ from teleport.auth.authorities.plan import RotationPlans
 from teleport.auth.authorities.rotation import Rotations
 from teleport.auth.authorities.trusting import LivingTrust
 from teleport.auth.authorizer import Authorizer
+from teleport.auth.caller import Caller
 from teleport.auth.certificates.live import Certificates
 from teleport.auth.certificates.renewal import Renewals
 from teleport.auth.certificates.revocations import Revocations
@@ -45,7 +46,9 @@ from teleport.auth.factors.leases import MfaLeases
 from teleport.auth.factors.one_use import SessionFactor
 from teleport.auth.factors.session import SessionSecondFactors
 from teleport.auth.hosts.agentless import Agentless
+from teleport.auth.hosts.announcing import Announcing
 from teleport.auth.hosts.joining import Joining
+from teleport.auth.hosts.naming import Names
 from teleport.auth.hosts.presence import Presence
 from teleport.auth.hosts.tokens import Tokens
 from teleport.auth.hosts.tunnels_lost import TunnelsLost
@@ -60,7 +63,7 @@ from teleport.auth.resources.inventory import Inventory
 from teleport.auth.resources.kube_pages import KubeClusterPages
 from teleport.auth.resources.node_pages import NodePages
 from teleport.auth.resources.user_pages import UserPages
-from teleport.auth.server import Caller, build_app
+from teleport.auth.server import build_app
 from teleport.auth.sessions.claims import Claims
 from teleport.auth.sessions.control import SessionControl
 from teleport.auth.sessions.opened import LostHosts
@@ -104,7 +107,8 @@ class AuthService:
         self._trust = LivingTrust(state)
         check = signature_check(self._trust.host_authorities, self._trust.former_host_authorities)
         self._tokens = Tokens(state, config.static_tokens)
-        self._joining = Joining(state, self._tokens)
+        names = Names(state)
+        self._joining = Joining(state, self._tokens, names)
         self.authorizer = Authorizer(state, self._joining, lambda: str(uuid.uuid4()))
         self._lease = Lease(backend, clock, f"{config.host_id}/{emitter.key.epoch}")
         self.evidence = AssembledEvidence(
@@ -127,7 +131,8 @@ class AuthService:
         mfa_leases = MfaLeases(state, self.authorizer, session_factor, self.cluster_api)
         tunnels = TunnelsLost(state.clock)
         inventory = Inventory(state, self.authorizer, self._tokens, user_tokens, tunnels)
-        presence = self._presence = Presence(state, self.authorizer, self._joining, tunnels)
+        presence = self._presence = Presence(state, self.authorizer)
+        announcing = Announcing(state, self.authorizer, self._joining, names, tunnels, presence.tidy_soon)
         self.rotation_driver = RotationDriver(state, self.rotations, self._lease)
         self.clusters = Clusters(state, self.authorizer, self._tokens, self._lease, self._trust.look)
         self._lost_hosts = LostHosts(backend, clock, state.cluster, state.tell, self._lease)
@@ -140,8 +145,8 @@ class AuthService:
             routes.STATUS.name: self.cluster_api.status,
             routes.WHO_AM_I.name: self.cluster_api.who_am_i,
             routes.WATCH.name: presence.watch,
-            routes.HEARTBEAT.name: presence.heartbeat,
-            routes.WITHDRAW.name: presence.withdraw,
+            routes.HEARTBEAT.name: announcing.heartbeat,
+            routes.WITHDRAW.name: announcing.withdraw,
             routes.RENEW_HOST.name: renewals.limited(self._joining.renew),
             routes.RENEW_USER.name: renewals.renew,
             routes.LIST_CERTS.name: certificates.page,

@@ -21,8 +21,8 @@ from teleport.audit.events.base import Actor, ResourceEvent
 from teleport.audit.outbox import outbox_write
 from teleport.auth.authorities.certify import Certifier, UserGrant
 from teleport.auth.authorities.keys import AuthorityKeys, StoredKeys
+from teleport.auth.caller import Caller
 from teleport.auth.certificates.last_use import Uses
-from teleport.auth.server import Caller
 from teleport.authz.role_map import map_user, still_mapped
 from teleport.backend.interface import Backend, Condition, Exists, Item, PutOp, Write
 from teleport.clock import Clock

@@ -193,6 +193,17 @@ def from_json(data: bytes) -> Resource:
     return from_document(document)
 
 
+def heard_again(data: bytes, now: datetime, expires: datetime, lost_after: int) -> bytes | None:
+    """The stored form of a server that is heard of again, of which all else is as `data` says. None where it has to be
+    read whole. Of ten thousand servers, reading and writing each whole was a third of what an announcement cost."""
+    document = msgspec.json.decode(data)
+    metadata, spec = document.get("metadata", {}), document.get("spec", {})
+    if document.get("schema") != SCHEMA or "expires" not in metadata or not {"heard", "lost_after"} <= spec.keys():
+        return None
+    metadata["expires"], spec["heard"], spec["lost_after"] = rfc3339(expires), rfc3339(now), lost_after
+    return msgspec.json.encode(document)
+
+
 def without_secrets(resource: _R) -> _R:
     """`resource` as those may see it who may not see its secrets."""
     if isinstance(resource, Authority):

@@ -15,7 +15,7 @@ import secrets
 import socket
 import struct
 import threading
-from asyncio import Transport
+from asyncio import BufferedProtocol, Transport
 from asyncio.trsock import TransportSocket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -51,10 +51,11 @@ _USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 
 class _Scratch(threading.local):
-    """Where packets are opened; what is kept of one is copied before the next."""
+    """Where a read goes, and where packets are opened; what is kept of one is copied before the next."""
 
     def __init__(self) -> None:
-        self.space = memoryview(mmap.mmap(-1, 64 * 1024))  # pages that nobody used yet take no memory
+        self.read = memoryview(mmap.mmap(-1, 256 * 1024))  # pages that nobody used yet take no memory
+        self.space = memoryview(mmap.mmap(-1, 64 * 1024))
 
 
 _scratch = _Scratch()
@@ -90,8 +91,12 @@ class Opener(GCMEncryption):
         return super().decrypt_packet(seq, first, rest, header_len, mac) if opened is None else opened
 
 
-class IncomingPath(SSHConnection):
-    """The receiving half of a connection."""
+class IncomingPath(SSHConnection, BufferedProtocol):
+    """The receiving half of a connection.
+
+    Sockets are read into one place for all: otherwise asyncio asks for 256 KiB for each read and gives most of it back,
+    and where ten thousand tunnels lie between, the C library looks for such a piece longer than the packet takes.
+    """
 
     _of_hosts = False  # whether both ends are ours, with Nagle's algorithm off: nobody waits for an acknowledgement
     _prompt: TransportSocket | None = None
@@ -114,6 +119,12 @@ class IncomingPath(SSHConnection):
             self._prompt = raw
         super().connection_made(transport)
         self._probe_later()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _scratch.read
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(_scratch.read[:nbytes]))
 
     def data_received(self, data: bytes, datatype: int | None = None) -> None:
         small, much = len(data) < _SMALL_READ, self._sent_much

@@ -7,6 +7,10 @@ import asyncio
 
 def feed(protocol: asyncio.BaseProtocol, data: bytes) -> None:
     """Gives bytes to a protocol as its transport would."""
+    if isinstance(protocol, asyncio.Protocol):  # also where it has a buffer for sockets: here are the bytes
+        if data:
+            protocol.data_received(data)
+        return
     if isinstance(protocol, asyncio.BufferedProtocol):
         view = memoryview(data)
         while view:
@@ -17,6 +21,3 @@ def feed(protocol: asyncio.BaseProtocol, data: bytes) -> None:
             room.release()
             protocol.buffer_updated(size)
             view = view[size:]
-    elif data:
-        assert isinstance(protocol, asyncio.Protocol)
-        protocol.data_received(data)

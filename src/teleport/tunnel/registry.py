@@ -32,6 +32,7 @@ class Registry(dict[str, list[T]]):
 
     def __init__(self) -> None:
         super().__init__()
+        self.turns = 0  # how often the hosts that have a tunnel became others
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
 
     def add(self, tunnel: T) -> bool:
@@ -39,6 +40,7 @@ class Registry(dict[str, list[T]]):
         beside = self.setdefault(tunnel.host_id, [])
         if len(beside) >= MOST_OF_HOST:
             return False
+        self.turns += not beside
         beside.append(tunnel)
         beside.sort(key=lambda one: one.epoch)  # stable: of one process the last one stays last
         for waiting in self._waiting.pop(tunnel.host_id, ()):
@@ -52,7 +54,7 @@ class Registry(dict[str, list[T]]):
         if tunnel in beside:
             beside.remove(tunnel)
         if not beside:
-            self.pop(tunnel.host_id, None)
+            self.turns += self.pop(tunnel.host_id, None) is not None
 
     def newest(self, host_id: str, but: Collection[T] = ()) -> T | None:
         """The tunnel by which new clients are led to a host, none of `but`; None when there is none."""

@@ -2,8 +2,9 @@
 
 The kernel's probes find a host, a proxy or a network that is gone (`transport.probes`); the question finds a process
 that hangs. Asked every quarter of a minute, as few tunnels are, ten thousand of them would be most of what a proxy does
-while nobody connects. So a proxy asks for the more patience the more tunnels it holds. Of ten thousand, a host that
-watches auth by the tunnel asks nothing: what auth says breaks the silence before (`auth.hosts.silence`).
+while nobody connects. So a proxy asks for the more patience the more tunnels it holds. Among thousands, hosts announce
+themselves to auth by their tunnels every few minutes (`auth.hosts.unchanged`): with more patience than that, nobody
+asks where these go.
 
 Where there is little to be heard, the kernel probes each tunnel after 10 s, from both ends. Kernels send what is due
 within a quarter of a second at once: of ten thousand tunnels, more than some network queues hold, and a tunnel whose
@@ -17,14 +18,18 @@ a single lost probe is enough once it has passed. So whoever probes later has th
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from teleport.ssh.surface import KeepAlive
 from teleport.transport.probes import IDLE, gone_after
 
 SHORTEST: Final = 15  # seconds
-LONGEST: Final = 180  # seconds
 QUESTIONS: Final = 60  # in a second, of all hosts of one proxy, are few enough
+ANNOUNCED: Final = 40  # announcements in a second, of all hosts, each of which comes every whole minute ...
+MOST_MINUTES: Final = 4  # ... or every few
+LATE: Final = 20  # seconds by which an announcement and its answer may be late
+LONGEST: Final = MOST_MINUTES * 60 + LATE  # seconds
 CROWD_IDLE: Final = 20  # seconds after which hosts of a crowd probe ...
 CROWD_APART: Final = 15  # ... and by how many more some do; with three probes, 50 s until all of them know
 PROXY_WAITS: Final = 15  # seconds longer than its hosts: it is for them to ask
@@ -34,7 +39,10 @@ PROXY_APART: Final = 30  # ... and by how many more it does, and asks, some
 
 def silence_of(tunnels: int) -> int:
     """The seconds of silence after which each of so many hosts asks."""
-    return min(max(tunnels // QUESTIONS, SHORTEST), LONGEST)
+    minutes = math.ceil(tunnels / (ANNOUNCED * 60))
+    if minutes > 1:
+        return min(minutes, MOST_MINUTES) * 60 + LATE
+    return max(tunnels // QUESTIONS, SHORTEST)
 
 
 def of_host(seconds: int, apart: float = 0.0) -> KeepAlive:

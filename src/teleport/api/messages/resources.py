@@ -97,7 +97,8 @@ class WatchRequest(Request, frozen=True, kw_only=True):
 class WatchLine(Message, frozen=True, kw_only=True):
     """A line of a watch: first one snapshot, then changes; an empty change is a sign of life.
 
-    With `answer` it is none of these, but what became of the announcement that the caller made in the watch.
+    With `answer` it is none of these, but what became of the announcement that the caller made in the watch; with
+    `within`, too, it is a sign of life as well.
     `within`: the seconds within which the next line comes, also if nothing happens; 0: as before, 40 at first. Who is
     not `patient` is told nothing of it, and hears something every 40 s.
     """

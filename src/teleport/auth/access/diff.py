@@ -17,8 +17,8 @@ import msgspec
 
 from teleport.api import messages as m
 from teleport.auth.authorizer import Authorizer
+from teleport.auth.caller import Caller
 from teleport.auth.grants import DEFAULT_TTL
-from teleport.auth.server import Caller
 from teleport.auth.sessions.opened import OpenSession, open_sessions
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import Policy

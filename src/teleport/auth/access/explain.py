@@ -16,9 +16,9 @@ import msgspec
 
 from teleport.api import messages as m
 from teleport.auth.authorizer import Authorizer, facts_of
+from teleport.auth.caller import Caller
 from teleport.auth.factors.lockout import locked_until
 from teleport.auth.grants import DEFAULT_TTL
-from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
 from teleport.authz.explain import explain_ssh_access

@@ -15,7 +15,7 @@ import msgspec
 from teleport.api import messages as m
 from teleport.auth.authorities.following import Announced, Followers, authority_status, follows
 from teleport.auth.authorities.rotation import Rotations
-from teleport.auth.server import Caller
+from teleport.auth.caller import Caller
 from teleport.auth.state import ClusterState
 from teleport.clock import how_long
 from teleport.identity import SystemRole

@@ -25,7 +25,7 @@ from teleport.auth.authorities.following import (
     who_is_missing,
 )
 from teleport.auth.authorizer import Authorizer
-from teleport.auth.server import Caller
+from teleport.auth.caller import Caller
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Condition, Exists, PutOp, Write
 from teleport.errors import BadRequest, CompareFailed, TeleportError

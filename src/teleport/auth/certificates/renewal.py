@@ -14,8 +14,8 @@ from typing import Final
 
 from teleport.api import messages as m
 from teleport.auth.authorizer import Authorizer, Denied
+from teleport.auth.caller import Caller
 from teleport.auth.resources.kube_access import KubeAccess
-from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial
 from teleport.authz.kube import is_due

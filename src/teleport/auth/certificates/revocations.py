@@ -17,8 +17,8 @@ import msgspec
 
 from teleport.api import messages as m
 from teleport.auth.authorizer import Authorizer
+from teleport.auth.caller import Caller
 from teleport.auth.certificates.standing import Standing
-from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.errors import AccessDenied
 from teleport.identity import HostIdentity, SystemRole

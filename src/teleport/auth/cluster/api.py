@@ -13,7 +13,7 @@ from teleport.api import messages as m
 from teleport.audit.events import AuthSign, CertCreate
 from teleport.auth.authorities.following import authority_status
 from teleport.auth.authorizer import Authorizer
-from teleport.auth.server import Caller
+from teleport.auth.caller import Caller
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Exists
 from teleport.errors import AccessDenied, BadRequest, CompareFailed

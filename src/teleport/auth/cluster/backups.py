@@ -24,8 +24,8 @@ from teleport.audit.chain import ChainKey, Head
 from teleport.audit.events import BackupCreate
 from teleport.audit.sinks import day_files
 from teleport.auth.authorizer import require_administrator
+from teleport.auth.caller import Caller
 from teleport.auth.evidence.removed import RemovedRecordings
-from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.errors import NotFound, TeleportError
 from teleport.pki.pin import ca_pin

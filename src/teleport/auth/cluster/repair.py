@@ -16,10 +16,12 @@ import msgspec
 from teleport.api import messages as m
 from teleport.audit.events import ClusterRepaired
 from teleport.auth.authorizer import Authorizer
+from teleport.auth.caller import Caller
 from teleport.auth.cluster.api import ClusterAPI
 from teleport.auth.factors.checking import Factors
 from teleport.auth.factors.lockout import locked_until
 from teleport.auth.hosts.joining import Joining
+from teleport.auth.hosts.naming import Names
 from teleport.auth.hosts.tokens import Tokens
 from teleport.auth.people.administrators import Standing
 from teleport.auth.people.devices import Devices
@@ -27,7 +29,6 @@ from teleport.auth.people.invitations import UserTokens
 from teleport.auth.people.logins import Logins
 from teleport.auth.people.web_sessions import WebSessions
 from teleport.auth.resources.inventory import Inventory
-from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState, document
 from teleport.authz.locks import describe
 from teleport.errors import NotFound
@@ -63,7 +64,7 @@ class Repair:
         end = state.clock.now() + timedelta(hours=1)
         self._caller = Caller(HostIdentity(host_id, state.cluster, SystemRole.ADMIN, end), "", actor)
         tokens = Tokens(state, ())
-        authorizer = Authorizer(state, Joining(state, tokens), lambda: str(uuid.uuid4()))
+        authorizer = Authorizer(state, Joining(state, tokens, Names(state)), lambda: str(uuid.uuid4()))
         proxies = ClusterAPI(state, authorizer)
         factors = Factors(state, proxies, authorizer.locks)
         logins = Logins(state, authorizer, factors)

@@ -22,7 +22,7 @@ from teleport.audit.events import (
     SettingsUpdate,
 )
 from teleport.auth.authorizer import Authorizer, facts_of
-from teleport.auth.server import Caller
+from teleport.auth.caller import Caller
 from teleport.auth.state import ClusterState, document
 from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, Item, PutOp, Write
 from teleport.errors import AlreadyExists, BadRequest, CompareFailed, NotFound, TeleportError

@@ -24,7 +24,7 @@ from teleport.audit.events import (
     WebCertificateRead,
     WebCertificateUpdate,
 )
-from teleport.auth.server import Caller
+from teleport.auth.caller import Caller
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Absent, Condition, Exists, PutOp
 from teleport.errors import AccessDenied, BadRequest, CompareFailed, LimitExceeded, NotFound

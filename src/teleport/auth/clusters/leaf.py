@@ -27,10 +27,10 @@ from teleport.audit.events import (
     TrustedClusterUpdate,
 )
 from teleport.auth.authorizer import Authorizer, facts_of, require_administrator
+from teleport.auth.caller import Caller
 from teleport.auth.clusters.changes import TOO_OFTEN
 from teleport.auth.clusters.reaching import Reaching, apart
 from teleport.auth.clusters.statements import BOTH, Statements, check_name
-from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, PutOp, Write
 from teleport.errors import (

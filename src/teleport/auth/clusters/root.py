@@ -18,11 +18,11 @@ from teleport.audit.events import (
     RemoteClusterUpdate,
     TokenUsed,
 )
+from teleport.auth.caller import Caller
 from teleport.auth.clusters.changes import TOO_OFTEN
 from teleport.auth.clusters.statements import Statements, check_name
 from teleport.auth.hosts.joining import FAILURE_BURST, FAILURES, JOIN_BURST, JOINS
 from teleport.auth.hosts.tokens import Tokens
-from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Absent, Condition, Exists, PutOp, Write
 from teleport.errors import AccessDenied, CompareFailed, LimitExceeded, TeleportError

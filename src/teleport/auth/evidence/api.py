@@ -21,12 +21,12 @@ from teleport.audit.intake import Intake
 from teleport.audit.search import Query, Searcher
 from teleport.audit.verify import Report, verify_store
 from teleport.auth.authorizer import Authorizer, Denied
+from teleport.auth.caller import Caller
 from teleport.auth.evidence.choosing import undecided, undisputed
 from teleport.auth.evidence.facts import facts_of, own
 from teleport.auth.evidence.recorded import UPLOADS, Recorded, key_of, wanted
 from teleport.auth.evidence.store import EvidenceStore
 from teleport.auth.evidence.waiting import Waiting
-from teleport.auth.server import Caller
 from teleport.auth.sessions.claims import Claim, Claims
 from teleport.auth.sessions.opened import all_hosts_of
 from teleport.auth.sessions.participants import Participants, of_recording, participants, people_of, people_of_each

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from teleport.auth.server import Caller
+from teleport.auth.caller import Caller
 from teleport.auth.sessions.participants import Participants, Recorded, participants
 
 

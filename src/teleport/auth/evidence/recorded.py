@@ -14,9 +14,9 @@ from typing import Final
 from teleport.api import messages as m
 from teleport.audit.events import SessionRecordingSearch
 from teleport.auth.authorizer import Authorizer, Denied
+from teleport.auth.caller import Caller
 from teleport.auth.evidence.facts import facts_of, own
 from teleport.auth.evidence.removed import Removed
-from teleport.auth.server import Caller
 from teleport.auth.sessions.participants import of_recording, people_of, people_of_each
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial, DenialCode

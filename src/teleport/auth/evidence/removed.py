@@ -12,8 +12,8 @@ from typing import Final
 import msgspec
 
 from teleport.auth.authorizer import Authorizer
+from teleport.auth.caller import Caller
 from teleport.auth.evidence.facts import facts_of
-from teleport.auth.server import Caller
 from teleport.auth.sessions.participants import people_of
 from teleport.authz.decision import AccessDenial
 from teleport.backend.interface import Backend, DeleteOp, PutOp

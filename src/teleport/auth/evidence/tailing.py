@@ -10,8 +10,8 @@ from typing import Final
 from teleport.api import messages as m
 from teleport.audit.cursor import Cursor
 from teleport.audit.following import MOST_LINES, end_of, read_on
+from teleport.auth.caller import Caller
 from teleport.auth.evidence.waiting import Waiting
-from teleport.auth.server import Caller
 from teleport.errors import BadRequest
 from teleport.transport.turns import Turns
 

@@ -18,9 +18,9 @@ import msgspec
 from teleport.api import messages as m
 from teleport.audit.events import MfaLeaseCreated
 from teleport.auth.authorizer import Authorizer, Denied
+from teleport.auth.caller import Caller
 from teleport.auth.factors.checking import event_device
 from teleport.auth.factors.one_use import Asked, SessionFactor
-from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.certificate import certificate_denial
 from teleport.authz.decision import Policy

@@ -17,10 +17,10 @@ import msgspec
 from teleport.api import messages as m
 from teleport.auth.authorities.certify import UserGrant
 from teleport.auth.authorizer import Authorizer, Denied
+from teleport.auth.caller import Caller
 from teleport.auth.certificates.renewal import KUBE, kube_name
 from teleport.auth.factors.one_use import Asked, SessionFactor
 from teleport.auth.resources.kube_access import KubeAccess
-from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
 from teleport.authz.kube import is_due

@@ -28,7 +28,7 @@ from teleport.api import messages as m
 from teleport.audit.events import AuthSign, CertCreate, Event, NodeCreate, OpensshCertCreate, OpensshNameCreate
 from teleport.auth.authorities.certify import UserGrant, agentless_cert
 from teleport.auth.authorizer import Authorizer, Denied, require_administrator
-from teleport.auth.server import Caller
+from teleport.auth.caller import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial, Policy
 from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest, evaluate_ssh_access

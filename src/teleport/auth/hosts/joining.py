@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -17,19 +16,18 @@ import msgspec
 from teleport.api import messages as m
 from teleport.audit.events import CertCreate, HostJoin, HostJoinFailed, TokenUsed
 from teleport.auth.authorities.certify import HostGrant
+from teleport.auth.caller import Caller
+from teleport.auth.hosts.naming import KIND_OF_ROLE, Names
 from teleport.auth.hosts.tokens import Tokens
-from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.locks import host_lock_denial
-from teleport.backend.interface import Absent, Condition, Exists, Item, PutOp, Write
+from teleport.backend.interface import Absent, Condition, Exists, PutOp, Write
 from teleport.errors import AccessDenied, BadRequest, CompareFailed, LimitExceeded, TeleportError
 from teleport.identity import Anonymous, HostIdentity, SystemRole
 from teleport.pki.names import canonical_host
-from teleport.resources.codec import from_json, to_json
+from teleport.resources.codec import to_json
 from teleport.resources.secret import SecretText
-from teleport.resources.server import Server
 from teleport.resources.token import TokenRole, token_id
-from teleport.resources.values import HostPort
 from teleport.store import records
 from teleport.store.issued import IssuedCert, issued_key
 from teleport.store.records import HostRecord
@@ -42,21 +40,14 @@ FAILURES: Final = 10.0  # events a second of refused joins: many addresses toget
 FAILURE_BURST: Final = 200.0
 _JOIN_TRIES: Final = 5  # while token or host are being changed
 PARALLEL_SIGNATURES: Final = 10  # `certificates.md` 6
-SHARED_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-
-KIND_OF_ROLE: Final[Mapping[SystemRole, str]] = {
-    SystemRole.NODE: records.NODES,
-    SystemRole.PROXY: records.PROXIES,
-    SystemRole.AUTH: records.AUTH_SERVERS,
-    SystemRole.KUBE: records.KUBE_SERVICES,
-}
 
 
 class Joining:
     """Hosts: letting them in, and their certificates."""
 
-    def __init__(self, state: ClusterState, tokens: Tokens) -> None:
+    def __init__(self, state: ClusterState, tokens: Tokens, names: Names) -> None:
         self._state = state
+        self._names_taken = names
         self._tokens = tokens
         self._signing = asyncio.Semaphore(PARALLEL_SIGNATURES)
         self._tries = RateLimit(JOINS, JOIN_BURST)
@@ -280,63 +271,8 @@ class Joining:
         """The additional names asked for, unless somebody else is reached by one of them."""
         own = host_id or getattr(request, "host_id", "")
         asked = {canonical_host(name) for name in (*request.additional_principals, *request.dns_names)}
-        await self.check_names(own, role, [request.node_name], asked)
+        await self._names_taken.check(own, role, [request.node_name], asked)
         return tuple(sorted(asked))
-
-    async def check_names(
-        self, own: str, role: SystemRole, node_names: Iterable[str], additional: Iterable[str], *, nodes: bool = True
-    ) -> None:
-        """Raises `AccessDenied` when another host is reached by one of these names (threat T14).
-
-        Two nodes may be called alike (`ours.md`), so names of nodes are only compared with proxies and auth servers;
-        `nodes` false leaves out the comparison with the addresses of nodes.
-        """
-        of_services, of_nodes = await self._taken_names(own, role, nodes=nodes)
-        called = {canonical_host(name) for name in node_names if name}
-        asked = {canonical_host(name) for name in additional} - SHARED_NAMES
-        for name in sorted((called - SHARED_NAMES) | asked):
-            plain = name.removesuffix(f".{self._state.cluster.lower()}")
-            if _is_uuid(plain) and plain != own:
-                raise AccessDenied(f"the name {name!r} is the id of another host")
-            if {name, plain} & of_services or (name in of_nodes and name in asked):
-                raise AccessDenied(
-                    f"the name {name!r} belongs to another host of the cluster", hint="set teleport.nodename"
-                )
-
-    async def _taken_names(self, own: str, role: SystemRole, *, nodes: bool) -> tuple[set[str], set[str]]:
-        """What other proxies and auth servers are called and reached by; where other nodes are reached."""
-        of_services: set[str] = set()
-        of_nodes: set[str] = set()
-        prefixes = [records.PROXIES, records.AUTH_SERVERS]
-        if nodes and role is SystemRole.NODE:
-            prefixes.append(records.NODES)  # what nodes say of themselves never stands in the way of a proxy or auth
-        for prefix in prefixes:
-            if prefix == KIND_OF_ROLE.get(role) and role is not SystemRole.NODE:
-                continue  # several proxies, or auth servers, may share the name of their balancer
-            for item in await self._announced(prefix, lately=not nodes):
-                server = from_json(item.value)
-                if not isinstance(server, Server) or server.host_id == own or server.expired(self._state.clock.now()):
-                    continue
-                names = {canonical_host(HostPort.parse(address, 0).host) for address in server.spec.public_addrs}
-                if prefix == records.NODES:
-                    of_nodes |= names - SHARED_NAMES
-                else:
-                    of_services |= (names | {canonical_host(server.hostname)}) - SHARED_NAMES - {""}
-        return of_services, of_nodes
-
-    async def _announced(self, prefix: str, *, lately: bool) -> Sequence[Item]:
-        """Who has announced itself; with `lately` as watches hear of it, for hosts that announce themselves every
-        minute and are looked at again then."""
-        if lately:
-            return (await self._state.backend.watched_snapshot((prefix,))).items
-        return await self._state.backend.range(prefix)
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        return str(uuid.UUID(text)) == text
-    except ValueError:
-        return False
 
 
 def _digest(request: m.JoinRequest, role: SystemRole) -> str:

@@ -1,6 +1,6 @@
-"""Who is here: heartbeats of hosts, and the watches that keep the caches of services filled.
+"""The watches that keep the caches of services filled, and the care for hosts that were left behind.
 
-A host announces only itself, in the role of its certificate. A watch sends hosts what they may list, never a secret,
+A watch sends hosts what they may list, never a secret,
 one JSON value a line; silence is broken, so that a dead stream is noticed (`silence`).
 """
 
@@ -9,54 +9,35 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
-from datetime import timedelta
 from typing import Final
 
-import msgspec
-
-from teleport import counted
 from teleport.api import messages as m
 from teleport.audit.events import NodeDelete, new_event
 from teleport.auth.authorizer import Authorizer
-from teleport.auth.hosts.joining import KIND_OF_ROLE, Joining
+from teleport.auth.caller import Caller
 from teleport.auth.hosts.silence import Silence
-from teleport.auth.hosts.succession import KEPT, may_announce, may_withdraw, replaced
-from teleport.auth.hosts.together import Together
-from teleport.auth.hosts.tunnels_lost import TunnelsLost
-from teleport.auth.hosts.unchanged import Unchanged, digest_of
+from teleport.auth.hosts.succession import replaced
 from teleport.auth.hosts.watched import FEW_HOSTS, Encoded, Shown, nothing
-from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
+from teleport.auth.watching import Watching
 from teleport.authz.locks import Locked, find_lock
 from teleport.backend.follow import follow
-from teleport.backend.interface import (
-    Changes,
-    Condition,
-    DeleteOp,
-    Exists,
-    Item,
-    PutOp,
-    Write,
-)
+from teleport.backend.interface import Changes, DeleteOp, Exists, Item, Snapshot
 from teleport.errors import AccessDenied, BadRequest, CompareFailed, TeleportError
-from teleport.identity import HostIdentity, Identity, SystemRole
-from teleport.resources.codec import checked, from_json, to_json
-from teleport.resources.forced_labels import with_forced
-from teleport.resources.kinds import Kind, Verb
-from teleport.resources.names import is_loopback, not_dialable
+from teleport.identity import HostIdentity
+from teleport.resources.codec import from_json
+from teleport.resources.kinds import Kind
 from teleport.resources.server import Server
-from teleport.resources.values import Duration, HostPort
 from teleport.store import records
 
 log = logging.getLogger(__name__)
 
-PRESENCE: Final = timedelta(seconds=600)  # `protocols.md` 6
 TIDY_EVERY: Final = 60.0  # seconds
 TIDY_AGAIN: Final = 1.0  # seconds, for nodes that are new: each time all nodes are read
 RECHECK: Final = 1.0  # seconds after which a watch is asked anew whether its caller may have it, when something changed
-RECHECK_CALM: Final = 300.0  # when nothing changed that could tell
+RECHECK_CALM: Final = 600.0  # when nothing changed that could tell
 WATCHABLE: Final = frozenset(
     {
         Kind.ROLE,
@@ -82,113 +63,16 @@ WATCHABLE: Final = frozenset(
 )
 
 
-_SECTION: Final = {"node": "ssh_service", "kube_service": "kubernetes_service"}
-
-
 class Presence:
-    """The handlers of heartbeats and watches, and the care for what was left behind."""
+    """The handler of watches, and the care for what was left behind."""
 
-    def __init__(
-        self, state: ClusterState, authorizer: Authorizer, joining: Joining, tunnels: TunnelsLost | None = None
-    ) -> None:
-        """`tunnels`: what proxies say of tunnels that ended."""
+    def __init__(self, state: ClusterState, authorizer: Authorizer) -> None:
         self._state = state
-        self._tunnels = tunnels or TunnelsLost(state.clock)
-        self._unchanged = Unchanged()
         self._silence = Silence()
-        self._records = Together(state.backend.get, self._commit)
-        self._joining = joining
         self._authorizer = authorizer
         self._encoded = Encoded()
         self._tidied = float("-inf")
         self._since = state.clock.monotonic()  # nobody counts as lost before all had the time to be heard again
-
-    async def heartbeat(self, caller: Caller, request: m.HeartbeatRequest) -> m.Heard:
-        """Announces the caller; what is silent after that is listed as lost, for a week."""
-        counted.HEARTBEATS.add()
-        identity, item = caller.identity, bytes(request.item)
-        forced = await self._joining.forced_labels(identity) if isinstance(identity, HostIdentity) else {}
-        digest = digest_of(item, caller.certificate, (caller.host, *caller.vouched_by), forced)
-        if await self._as_before(caller, digest):
-            return self._heard(identity)
-        server = from_json(item)
-        if not isinstance(server, Server):
-            raise BadRequest(f"a {server.kind} does not announce itself")
-        kind = Kind(server.kind)
-        await self._authorizer.require(caller, Verb.UPDATE, kind, {"resource": {"metadata": {"name": server.host_id}}})
-        if not isinstance(identity, HostIdentity) or KIND_OF_ROLE.get(identity.role) != _prefix(kind):
-            raise AccessDenied(f"this certificate does not announce a {kind}")
-        if server.sub_kind:
-            raise AccessDenied("a node service does not announce itself as a plain sshd")
-        addresses = [HostPort.parse(address, 0).host for address in server.spec.public_addrs]
-        await self._joining.check_names(server.host_id, identity.role, [server.hostname], addresses, nodes=False)
-        if kind in (Kind.NODE, Kind.KUBE_SERVICE):
-            _check_dialable(server, caller)
-        now = self._state.clock.now()
-        metadata = msgspec.structs.replace(server.metadata, expires=now + PRESENCE)
-        lost_after = self._unchanged.lost_after if kind is Kind.NODE else 0
-        spec = msgspec.structs.replace(
-            server.spec, heard=now, lost_after=lost_after, silent_for=Duration(0), tunnel_lost_for=Duration(0)
-        )
-        said = checked(with_forced(msgspec.structs.replace(server, metadata=metadata, spec=spec), forced))
-        key = _prefix(kind) + server.host_id
-        stored: Server | None = None
-
-        def write(item: Item | None) -> Write | None:
-            nonlocal stored
-            stored = _server(item)
-            if stored is not None and stored.agentless:
-                raise AccessDenied(f"{server.host_id} is registered as a host with a plain sshd")
-            return PutOp(key, to_json(said), now + KEPT) if may_announce(said, stored, now) else None
-
-        revision = await (self._records.change if lost_after else self._records.alone)(key, write)
-        if kind is Kind.NODE:
-            if revision is None:
-                self._unchanged.forget(server.host_id)
-            else:
-                self._unchanged.wrote(server.host_id, digest, revision, self._state.clock.monotonic(), lost_after)
-        if kind is Kind.NODE and stored is None and not server.spec.use_tunnel:  # behind a tunnel it displaces nobody
-            await self._tidy_soon()
-        return self._heard(identity)
-
-    def _heard(self, identity: Identity) -> m.Heard:
-        if not isinstance(identity, HostIdentity) or identity.role is not SystemRole.NODE:
-            return m.Heard()
-        return m.Heard(within=self._unchanged.within(identity.host_id, self._state.clock.monotonic()))
-
-    async def _as_before(self, caller: Caller, digest: bytes) -> bool:
-        """Whether it is on record already, by an announcement of this very certificate: then it was looked at whole,
-        and only what may have happened to the host meanwhile is decided anew."""
-        identity = caller.identity
-        if not isinstance(identity, HostIdentity) or identity.role is not SystemRole.NODE:
-            return False
-        host_id = identity.host_id
-        revision = self._unchanged.revision(host_id, digest, self._state.clock.monotonic())
-        if revision is None or self._tunnels.concerns(host_id):  # that it is heard is news then
-            return False
-        await self._authorizer.require(caller, Verb.UPDATE, Kind.NODE, {"resource": {"metadata": {"name": host_id}}})
-        item = await self._state.backend.get(records.NODES + host_id)
-        return item is not None and item.revision == revision
-
-    async def withdraw(self, caller: Caller, request: m.Named) -> m.Done:
-        """The caller stops; `request.name` is the epoch that stops, so that a newer one stays."""
-        identity = caller.identity
-        prefix = KIND_OF_ROLE.get(identity.role) if isinstance(identity, HostIdentity) else None
-        if prefix is None or not isinstance(identity, HostIdentity):
-            raise AccessDenied("only a host withdraws its presence")
-        key = prefix + identity.host_id
-
-        def write(item: Item | None) -> Write | None:
-            stored = _server(item)
-            if stored is None or stored.agentless:
-                return None
-            return DeleteOp(key) if may_withdraw(request.name, stored) else None
-
-        await self._records.alone(key, write)
-        return m.Done()
-
-    async def _commit(self, writes: Sequence[Write], conditions: Sequence[Condition]) -> int:
-        return await self._state.commit(writes, conditions=conditions, events=[])
 
     async def run(self) -> None:
         """Tidies every minute until cancelled."""
@@ -199,7 +83,7 @@ class Presence:
             except TeleportError as error:
                 log.warning("presence could not be tidied: %s", error)
 
-    async def _tidy_soon(self) -> None:
+    async def tidy_soon(self) -> None:
         """Tidies for a node that is new, at once; for the next ones of many that come together, within a minute."""
         now = self._state.clock.monotonic()
         if now - self._since >= TIDY_EVERY and now - self._tidied >= TIDY_AGAIN:
@@ -252,34 +136,41 @@ class Presence:
         followed = [*prefixes, *(one for one in deciding if not one.startswith(prefixes))]
         shown = Shown(caller.identity, prefixes, self._encoded)
         changed = False  # since it was asked, something that decides
-        said_at = checked_at
+        watching = caller.watching or Watching()
         patient = request.patient and caller.identity.role in FEW_HOSTS  # much hangs on proxies, and they are few
         with self._silence.watch(patient) as pace:
 
             def pause() -> float:
                 """What is to be asked anew is asked soon, also when nothing more happens."""
-                return RECHECK if changed else pace.pause
+                return min(RECHECK, watching.pause) if changed else watching.pause
 
+            watching.begin(pace)
+            begun = False
             stream = follow(self._state.backend, followed, heartbeat=pause, shared=True)
             async with aclosing(stream):
                 async for change in stream:
                     now = self._state.clock.monotonic()
                     events = change.events if isinstance(change, Changes) else ()
                     turned = any(_of_authority(event.key) for event in events)
-                    changed = changed or any(event.key.startswith(deciding) for event in events)
+                    # another snapshot: what happened before it was not told
+                    if begun and (isinstance(change, Snapshot) or any(one.key.startswith(deciding) for one in events)):
+                        changed = True
+                        watching.doubt()
+                    begun = True
                     if caller.identity.expires <= self._state.clock.now():
                         return
                     if now - checked_at >= (RECHECK if changed else RECHECK_CALM) or (changed and not events):
                         checked_at, changed = now, False
+                        watching.doubt()  # once in a while all is found out anew
                         if not await self._still(caller) or not (turned or await self._believed(caller)):
                             return
                     line = shown.line(change)
-                    # a change that shows nothing begins the pause anew: what was promised is kept all the same
-                    if line is None and (not events or now - said_at >= pace.seconds / 4):
+                    if line is None and not watching.pause:
                         line = nothing(change.revision, pace.anew())
                     if line is not None:
-                        said_at = now
+                        watching.tells(change.revision)
                         yield line
+                    watching.runs()
                     del change, events, line  # while nothing changes, a watch keeps nothing
                     if turned and not await self._believed(caller):
                         return  # that its authority ended is the last it hears: it must not trust those keys either
@@ -317,22 +208,6 @@ def _of_authority(key: str) -> bool:
 def _server(item: Item | None) -> Server | None:
     found = from_json(item.value) if item is not None else None
     return found if isinstance(found, Server) else None
-
-
-def _check_dialable(node: Server, caller: Caller) -> None:
-    """Proxies connect to what nodes announce, so it must not be what only the proxy's own machine can reach.
-
-    Any other address stays possible, since a node behind NAT is reached by one that auth never sees (`advertise_ip`):
-    a proxy can be made to open a connection, and to send a line that is signed for this node, but no more.
-    """
-    local = all(is_loopback(address) for address in (caller.host, *caller.vouched_by))
-    for address in (node.spec.addr, *node.spec.public_addrs):
-        host = HostPort.parse(address, 0).host if address else ""
-        if problem := not_dialable(host, loopback=local) if host else "":
-            raise AccessDenied(
-                f"the address {address!r} of the {node.kind} {node.host_id} {problem}, so proxies do not connect to it",
-                hint=f"set teleport.advertise_ip or {_SECTION[node.kind]}.public_addr to where this host is reached",
-            )
 
 
 def _watched_prefix(kind: Kind) -> str:

@@ -2,7 +2,8 @@
 
 A line in 40 s tells a reader within a minute that the stream is dead. Of ten thousand watches, each through a tunnel,
 those lines were most of what auth, proxies and hosts did while nothing happened; so where there are many, and the
-reader heeds it, each line says for how long there may be none after it.
+reader heeds it, each line says for how long there may be none after it. A host that announces itself within its watch
+is answered there, which is such a line: the next one is due when its next announcement should have come.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from contextlib import contextmanager
 from typing import Final
 
 HEARTBEAT: Final = 40.0  # seconds; a reader who was told nothing else gives up after 60
-LONGEST: Final = 150.0  # seconds; a reader gives up after half as much again (`api.client`)
+LONGEST: Final = 150.0  # seconds, unless an announcement comes before; a reader gives up a while later (`api.client`)
+EXPECTED: Final = 60.0  # seconds between two announcements that are more than usual
+LATE: Final = 15.0  # seconds by which an announcement may be late
 LINES: Final = 60  # in a second, to all
 SOONER: Final = 0.25  # of the time, at most: all that heard of a change at once do not stay in step
 
@@ -24,18 +27,25 @@ class Pace:
     def __init__(self, all_of_them: Silence, patient: bool) -> None:
         self._all = all_of_them
         self._patient = patient
+        self._expected = 0.0
         self.seconds = HEARTBEAT  # as the reader was told
 
     @property
     def pause(self) -> float:
-        """Seconds until the next line, which differ each time."""
-        return self.seconds * (1 - SOONER * secrets.randbelow(1000) / 1000) if self._patient else self.seconds
+        """Seconds until the next line, which differ each time; of those that announce themselves the times do."""
+        if self.seconds <= self._expected or not self._patient:
+            return self.seconds
+        return self.seconds * (1 - SOONER * secrets.randbelow(1000) / 1000)
+
+    def expect(self, within: float) -> None:
+        """An announcement comes within so many seconds, 0: nobody knows. Heeded from the next line on."""
+        self._expected = within + LATE if within > EXPECTED else 0.0
 
     def anew(self) -> int:
         """`WatchLine.within` of a line that breaks the silence: from now on this pace counts."""
         if not self._patient:
             return 0
-        self.seconds = self._all.seconds
+        self.seconds = max(self._all.seconds, self._expected)
         return int(self.seconds)
 
 

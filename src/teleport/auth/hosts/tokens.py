@@ -14,7 +14,7 @@ import msgspec
 
 from teleport.api import messages as m
 from teleport.audit.events import TokenCreate, TrustedClusterTokenCreate
-from teleport.auth.server import Caller
+from teleport.auth.caller import Caller
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Absent, PutOp
 from teleport.clock import rfc3339

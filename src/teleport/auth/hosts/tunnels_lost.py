@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from teleport.api import messages as m
-from teleport.auth.server import Caller
+from teleport.auth.caller import Caller
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, BadRequest
 from teleport.identity import HostIdentity, SystemRole

@@ -28,7 +28,7 @@ LONGEST_LOST_AFTER: Final = int(MOST * EVERY) + MISSED
 class _Written:
     digest: bytes
     revision: int
-    when: float
+    due: float  # when it has to be written again
     lost_after: int  # as it says
     heard: float
 
@@ -46,6 +46,16 @@ class Unchanged:
         one_of = min(math.ceil(len(self._written) / (WRITES * EVERY)), MOST)
         return int(one_of * EVERY) + MISSED if one_of > 1 else 0
 
+    def says_the_same(self, host_id: str, digest: bytes) -> bool:
+        """Whether what was written of a host last was of this digest: all of it was looked at then."""
+        known = self._written.get(host_id)
+        return known is not None and known.digest == digest
+
+    def written(self, host_id: str) -> int:
+        """The revision in which a host was written last; 0: none that is known."""
+        known = self._written.get(host_id)
+        return known.revision if known is not None else 0
+
     def revision(self, host_id: str, digest: bytes, now: float) -> int | None:
         """The revision in which what a host says is written. None: it says something else, or it is time to write."""
         known = self._written.get(host_id)
@@ -55,12 +65,17 @@ class Unchanged:
         if known.digest != digest or not known.lost_after:
             return None
         # by what it says itself: there were fewer hosts then, perhaps. An announcement may come early or late.
-        is_due = now - known.when > known.lost_after - MISSED - EVERY / 2
-        return None if is_due else known.revision
+        return None if now > known.due - EVERY / 2 else known.revision
 
-    def wrote(self, host_id: str, digest: bytes, revision: int, now: float, lost_after: int) -> None:
-        """It is written now."""
-        self._written[host_id] = _Written(digest, revision, now, lost_after, now)
+    def wrote(
+        self, host_id: str, digest: bytes, revision: int, now: float, lost_after: int, *, apart: float = 1.0
+    ) -> None:
+        """It is written now. `apart`, above 0 and 1 at most: of the time that it may take the first time, so that
+        thousands which came within a minute do not come within a minute for ever."""
+        known, later = self._written.get(host_id), float(lost_after - MISSED)
+        if known is None or not known.lost_after:
+            later = EVERY + (later - EVERY) * apart
+        self._written[host_id] = _Written(digest, revision, now + later, lost_after, now)
         if now - self._looked > EVERY:
             self._looked = now
             self._written = {host: one for host, one in self._written.items() if now - one.heard < FORGOTTEN}
@@ -70,18 +85,21 @@ class Unchanged:
         known = self._written.get(host_id)
         if known is None or not known.lost_after:
             return int(EVERY)
-        return max(int(known.when - now) + known.lost_after - MISSED, int(EVERY))
+        return max(int(known.due - now), int(EVERY))
 
     def forget(self, host_id: str) -> None:
         """What is written of it is not what it says."""
         self._written.pop(host_id, None)
 
 
-def digest_of(said: bytes, proof: bytes, whence: Iterable[str], forced: Mapping[str, str]) -> bytes:
+def digest_of(
+    said: bytes, proof: bytes, whence: Iterable[str], forced: Mapping[str, str], services: bytes = b""
+) -> bytes:
     """Of an announcement, and of all else that its record depends on: the certificate that announced it, the addresses
-    it came from, and the labels that are forced on the host."""
+    it came from, the labels that are forced on the host, and the names of the cluster's services, which it may not
+    have."""
     made = hashlib.blake2b(digest_size=16)
-    for part in (said, proof, *(one.encode() for one in whence), b"", *_pairs(forced)):
+    for part in (said, proof, *(one.encode() for one in whence), b"", *_pairs(forced), b"", services):
         made.update(len(part).to_bytes(8, "big"))
         made.update(part)
     return made.digest()

@@ -17,8 +17,8 @@ from typing import Final
 import msgspec
 
 from teleport.api import messages as m
+from teleport.auth.caller import Caller
 from teleport.auth.people.logins import Logins, refused
-from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import DeleteOp, Exists, PutOp
 from teleport.errors import BadRequest, CompareFailed, NotFound

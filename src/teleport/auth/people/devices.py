@@ -19,13 +19,13 @@ import msgspec
 from teleport.api import messages as m
 from teleport.audit.events import Event, MfaAdd, MfaDelete
 from teleport.auth.authorizer import Authorizer, Denied
+from teleport.auth.caller import Caller
 from teleport.auth.factors import passwords
 from teleport.auth.factors.checking import LIFE, Factors, event_device, new_totp, refused_factor
 from teleport.auth.factors.leases import leases_of
 from teleport.auth.factors.lockout import forgiven
 from teleport.auth.factors.passkeys import is_passkey, known_by_passkeys
 from teleport.auth.people.logins import Logins
-from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.certificate import certificate_denial
 from teleport.authz.locks import user_lock_denial

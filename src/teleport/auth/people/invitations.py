@@ -27,6 +27,7 @@ from teleport.audit.events import (
     UserUnlocked,
 )
 from teleport.auth.authorizer import Authorizer, facts_of
+from teleport.auth.caller import Caller
 from teleport.auth.factors import passwords
 from teleport.auth.factors.checking import event_device, new_totp
 from teleport.auth.factors.leases import leases_of
@@ -35,7 +36,6 @@ from teleport.auth.factors.passkeys import is_passkey, known_by_passkeys, unknow
 from teleport.auth.people.devices import Devices, check_passkey, checked_device_name
 from teleport.auth.people.logins import Logins
 from teleport.auth.people.web_sessions import First, WebSessions, ending_all
-from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState, giving_roles
 from teleport.authz.second_factor import FactorKind, FactorRule, factor_rule, takes_passkeys
 from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, PutOp, Write

@@ -20,12 +20,12 @@ from msgspec import UNSET
 from teleport.api import messages as m
 from teleport.audit.events import Event, UserLogin
 from teleport.auth.authorities.certify import UserGrant
+from teleport.auth.caller import Caller
 from teleport.auth.factors import passwords
 from teleport.auth.factors.checking import LIFE, LOGIN, Checked, Factors, event_device, moved_on
 from teleport.auth.factors.lockout import locked_at, logged_in, place_of
 from teleport.auth.factors.passkeys import Passkeys
 from teleport.auth.grants import Grants
-from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.locks import Locked, describe, find_lock
 from teleport.authz.second_factor import FactorKind, factor_rule, takes_passkeys

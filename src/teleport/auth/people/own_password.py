@@ -12,12 +12,12 @@ import msgspec
 
 from teleport.api import messages as m
 from teleport.audit.events import UserPasswordChange
+from teleport.auth.caller import Caller
 from teleport.auth.factors import passwords
 from teleport.auth.factors.lockout import forgiven
 from teleport.auth.people.devices import DEVICES, Devices
 from teleport.auth.people.logins import Logins
 from teleport.auth.people.web_sessions import ending_all
-from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Exists, PutOp
 from teleport.errors import AccessDenied, CompareFailed

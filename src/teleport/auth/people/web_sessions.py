@@ -23,9 +23,9 @@ from teleport.api import messages as m
 from teleport.audit.events import Event, WebSessionCreate, WebSessionEnd
 from teleport.auth.authorities.certify import UserGrant
 from teleport.auth.authorizer import Authorizer
+from teleport.auth.caller import Caller
 from teleport.auth.people.devices import Devices
 from teleport.auth.people.logins import Entry, Logins, Made
-from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial
 from teleport.authz.renewal import LEAST_LEFT, evaluate_renewal

@@ -18,6 +18,7 @@ from teleport.audit.events import (
     SecretRevealed,
 )
 from teleport.auth.authorizer import LISTING, Authorizer, Denied, facts_of, require_administrator
+from teleport.auth.caller import Caller
 from teleport.auth.factors.lockout import locked_until
 from teleport.auth.hosts.tokens import Tokens
 from teleport.auth.hosts.tunnels_lost import TunnelsLost
@@ -26,7 +27,6 @@ from teleport.auth.people.administrators import Administrators, Along
 from teleport.auth.people.invitations import UserTokens
 from teleport.auth.resources.removing import Removing
 from teleport.auth.resources.storing import Storing, key_of
-from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState, document, giving_roles
 from teleport.authz.api import APIPermit
 from teleport.authz.decision import AccessDenial

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from teleport.api import messages as m
 from teleport.auth.authorizer import Authorizer
+from teleport.auth.caller import Caller
 from teleport.auth.resources.found_pages import MAX_SEARCH, MOST, cut
 from teleport.auth.resources.kube_access import KubeAccess
-from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.kube import is_open
 from teleport.errors import AccessDenied, BadRequest

@@ -16,9 +16,9 @@ import msgspec
 
 from teleport.api import messages as m
 from teleport.auth.authorizer import Authorizer, facts_of
+from teleport.auth.caller import Caller
 from teleport.auth.hosts.tunnels_lost import TunnelsLost
 from teleport.auth.resources.found_pages import MAX_SEARCH, MOST, Remembered, cut
-from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Item
 from teleport.errors import BadRequest

@@ -21,13 +21,13 @@ from teleport.audit.events import (
     UserDelete,
 )
 from teleport.auth.authorizer import Authorizer, require_administrator
+from teleport.auth.caller import Caller
 from teleport.auth.factors.leases import leases_of
 from teleport.auth.factors.passkeys import unknown_to_passkeys
 from teleport.auth.hosts.tokens import Tokens
 from teleport.auth.people.administrators import Administrators, Along, Change
 from teleport.auth.people.invitations import UserTokens
 from teleport.auth.resources.storing import Storing, key_of
-from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, PutOp, Write
 from teleport.errors import BadRequest

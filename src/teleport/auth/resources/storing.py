@@ -18,11 +18,11 @@ from teleport.audit.events import (
     UserUpdate,
 )
 from teleport.auth.authorizer import require_administrator
+from teleport.auth.caller import Caller
 from teleport.auth.factors.passkeys import written_by_document
 from teleport.auth.hosts.tokens import check_life
 from teleport.auth.people import local_auth
 from teleport.auth.people.administrators import Administrators, Change
-from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState, giving_roles
 from teleport.backend.interface import Condition, Item, PutOp, Write
 from teleport.errors import BadRequest, NotFound

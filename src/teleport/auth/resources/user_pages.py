@@ -12,9 +12,9 @@ import msgspec
 
 from teleport.api import messages as m
 from teleport.auth.authorizer import Authorizer
+from teleport.auth.caller import Caller
 from teleport.auth.factors.lockout import locked_until
 from teleport.auth.resources.found_pages import MAX_SEARCH, MOST, Remembered, cut
-from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Item
 from teleport.errors import BadRequest

@@ -18,7 +18,7 @@ from teleport.api import routes
 from teleport.audit.events import HoldCreated, HoldDeleted
 from teleport.audit.retention import Hold
 from teleport.auth.authorizer import require_administrator
-from teleport.auth.server import Caller
+from teleport.auth.caller import Caller
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import DeleteOp, Exists, PutOp
 from teleport.errors import BadRequest, LimitExceeded, NotFound

@@ -19,7 +19,7 @@ import msgspec
 
 from teleport import counted
 from teleport.api import messages as m
-from teleport.auth.server import Caller
+from teleport.auth.caller import Caller
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, PutOp, Write
 from teleport.errors import AccessDenied, BadRequest, CompareFailed, LimitExceeded

@@ -22,7 +22,7 @@ import msgspec
 from teleport.audit.events import REGISTRY, Event, SessionEnd, SessionJoin, SessionStart, new_event
 from teleport.audit.outbox import PREFIX as OUTBOX
 from teleport.auth.certificates.last_use import Uses
-from teleport.auth.hosts.presence import PRESENCE
+from teleport.auth.hosts.announcing import PRESENCE
 from teleport.auth.sessions.claims import Claim, Claims, claimants
 from teleport.auth.sessions.participants import MOST_NAME, is_closed, put_closed, put_people, told_by
 from teleport.auth.state import ClusterState

@@ -19,7 +19,7 @@ import msgspec
 
 from teleport.api import messages as m
 from teleport.auth.authorizer import Authorizer
-from teleport.auth.server import Caller
+from teleport.auth.caller import Caller
 from teleport.auth.sessions.claims import Claims, claimants_of
 from teleport.auth.sessions.opened import OpenSession, open_sessions
 from teleport.auth.state import ClusterState

@@ -63,7 +63,8 @@ async def start_proxy(ground: Ground, servers: list[tuple[str, int]]) -> SshRout
     ground.tasks.start(side.links.run(), "connections of hosts to auth")
     _show(ground, side, view)
     ground.tasks.start(clusters_seen.tell(client, side.clusters.online), "other clusters that are here")
-    lost = tunnels_lost.tell(client, lambda: side.tunnels.registry.keys(), lambda host: view.node(host) is not None)
+    registry = side.tunnels.registry
+    lost = tunnels_lost.tell(client, registry.keys, lambda: registry.turns, lambda host: view.node(host) is not None)
     ground.tasks.start(lost, "hosts whose tunnels ended")
     announcer = await ground.announce(client, side.describe, "proxy", follower)
     side.peers.changed = announcer.changed

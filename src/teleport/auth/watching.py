@@ -1,0 +1,102 @@
+"""What the two sides of one watch know of each other: what is told in it, and what its caller says in it.
+
+A watch follows all that decides about its caller. So what was found out about the caller for one announcement holds for
+the next ones, as long as nothing of that has changed: of ten thousand hosts, asking the storage nine times for each was
+most of what auth did while nobody connected. And the answer to an announcement is a sign of life of the watch, so that
+none has to be made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from teleport.auth.hosts.silence import Pace
+
+SLACK: Final = 2.0  # times its own pause, after which the telling side counts as stuck
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What holds of a caller that may announce itself."""
+
+    forced: Mapping[str, str] = field(default_factory=dict)  # labels that its token forces on it
+
+
+class Watching:
+    """Of one watch. Nothing is believed of it before it has begun to follow."""
+
+    def __init__(self) -> None:
+        self._pace: Pace | None = None
+        self._revision = 0
+        self._turns = 0  # of what decides
+        self._since = 0
+        self._found: Found | None = None
+        self._ran = 0.0
+        self._due = 0.0
+
+    # the side that tells
+
+    def begin(self, pace: Pace) -> None:
+        """It follows from here on."""
+        self._pace = pace
+        self._said()
+
+    def runs(self) -> None:
+        """It has looked at what there is."""
+        self._ran = asyncio.get_running_loop().time()
+
+    def doubt(self) -> None:
+        """Something that decides about the caller has changed, or may have."""
+        self._turns += 1
+        self._found = None
+
+    def tells(self, revision: int) -> None:
+        """A line is told now, which is of this revision."""
+        self._revision = revision
+        self._said()
+
+    @property
+    def pause(self) -> float:
+        """Seconds until a sign of life is due; 0 when it is."""
+        return max(self._due - asyncio.get_running_loop().time(), 0.0)
+
+    def _said(self) -> None:
+        assert self._pace is not None
+        self.runs()
+        self._due = self._ran + self._pace.pause
+
+    # the side that hears
+
+    def look(self) -> None:
+        """The caller says something, and who it is will be found out unless that is known; one thing after another."""
+        self._since = self._turns
+
+    @property
+    def found(self) -> Found | None:
+        """What was found out and still holds."""
+        return self._found
+
+    def find(self, found: Found) -> None:
+        """That was found out since `look`; it does not hold when something has changed meanwhile."""
+        if self._pace is not None and self._since == self._turns:
+            self._found = found
+
+    def expect(self, within: float) -> None:
+        """The caller says something again within so many seconds, and is answered; 0: nobody knows."""
+        if self._pace is not None:
+            self._pace.expect(within)
+
+    def sign(self) -> tuple[int, int]:
+        """`WatchLine.revision` and `within` of an answer, which thereby is a sign of life of the side that tells; zeros
+        when it is none: that side is stuck, or its reader waits for signs of their own."""
+        now = asyncio.get_running_loop().time()
+        if self._pace is None or not self._revision or now - self._ran > self._pace.seconds * SLACK:
+            return 0, 0
+        within = self._pace.anew()
+        if not within:
+            return 0, 0
+        self._due = now + self._pace.pause
+        return self._revision, within
