@@ -26,6 +26,7 @@ from teleport.api.client import AuthClient
 from teleport.audit.events import Event
 from teleport.clock import SystemClock
 from teleport.daemon.announce import Announcer
+from teleport.daemon.large_pages import collapse
 from teleport.daemon.remote import watch
 from teleport.daemon.view import NODE_KINDS, View
 from teleport.node.needs import NodeConfig
@@ -211,7 +212,9 @@ async def main(path: str) -> None:
         at_once = asyncio.Semaphore(estate.at_once)
         for one in hosts:
             tasks.create_task(one.start(tasks, at_once))
-        while (await _asked(reader)).do != "end":
+        while (asked := await _asked(reader)).do != "end":
+            if asked.do == "settle":
+                collapse()  # a host has some tens of megabytes, which a processor finds its way in
             said = Said(
                 tunnels=sum(1 for host in hosts if host.agent.tunnels),
                 hearing=sum(1 for host in hosts if host.client.hears),

@@ -67,6 +67,11 @@ class Deployment:
             time.sleep(LOOK)
         return time.monotonic() - began
 
+    def settled(self) -> None:
+        """All hosts are there and stay."""
+        for agents in self._agents:
+            agents.ask(Ask(do="settle"))
+
     def until_reached(self, what: str) -> None:
         """Until a connect to the first host succeeds. Raises `BenchmarkFailed` after a minute."""
         wait_until(lambda: not self.clients.ask(Ask(do="connect", count=1, of=1)).failed, what, seconds=60)
@@ -84,10 +89,14 @@ class Deployment:
         return [("proxy", self.proxy.pid), ("auth", self.auth.pid)]
 
     def worked(self) -> dict[str, float]:
-        """Processor seconds so far, of all but the launchers."""
+        """Processor seconds so far, of all but the launchers; 0 of a proxy that was killed."""
         hosts = sum(processor(agents.pid) for agents in self._agents)
-        one = {"proxy": self.proxy.pid, "auth": self.auth.pid, "clients": self.clients.pid}
-        return {**{name: processor(pid) for name, pid in one.items()}, "simulated hosts": hosts}
+        return {
+            "proxy": processor(self.proxy.pid) if self.proxy.runs else 0.0,
+            "auth": processor(self.auth.pid),
+            "clients": processor(self.clients.pid),
+            "simulated hosts": hosts,
+        }
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:

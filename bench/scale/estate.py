@@ -38,6 +38,10 @@ class Daemon:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         with self.files.log.open("ab") as output:
             self._process = subprocess.Popen(

@@ -22,6 +22,7 @@ PACKAGES = {
 NOT_LATE = {
     "transport/quick_aiohttp.py",  # run while it is imported
     "ssh/__init__.py",  # likewise
+    "daemon/large_pages.py",  # the interpreter's own; without it memory stays in small pages
     "api/sync_client.py",  # of commands
     "transport/blocking.py",  # likewise
     "resources/role_checks.py",  # for types only

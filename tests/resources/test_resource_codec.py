@@ -33,6 +33,7 @@ from teleport.resources.cluster import (
 from teleport.resources.codec import (
     TYPES,
     Resource,
+    at_a_glance,
     from_document,
     from_json,
     heard_again,
@@ -314,6 +315,20 @@ def test_a_server_that_is_heard_of_again_is_written_as_if_it_had_been_read(use_t
     assert heard_again(to_json(few), later, later, 330) is None, "its form is another one"
     newer = msgspec.json.encode({**msgspec.json.decode(to_json(stored)), "schema": 2})
     assert heard_again(newer, later, later, 330) is None
+
+
+@pytest.mark.parametrize("lost_after", [0, 330])
+@pytest.mark.parametrize("silent", [10, 151, 329, 331])
+def test_whether_a_server_is_lost_is_seen_at_a_glance(lost_after: int, silent: int) -> None:
+    now = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    spec = ServerSpec(hostname="web", addr="10.0.0.1:3022", heard=now, lost_after=lost_after)
+    server, later = Server(metadata=Metadata(name="a"), spec=spec), now + timedelta(seconds=silent)
+    seen = at_a_glance(to_json(server))
+    assert (seen.hostname, seen.lost(later)) == ("web", server.lost(later))
+    agentless = Server(metadata=Metadata(name="a"), spec=ServerSpec(hostname="web", addr="10.0.0.1:22"))
+    assert not at_a_glance(to_json(agentless)).lost(later)
+    with pytest.raises(BadRequest, match="not a server"):
+        at_a_glance(b"[]")
 
 
 def test_labels_of_a_server_are_merged_dynamic_over_static() -> None:

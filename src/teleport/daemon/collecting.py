@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from teleport.daemon.large_pages import collapse
+
 log = logging.getLogger(__name__)
 
 LONG: Final = 0.1  # seconds of a full collection
@@ -57,7 +59,8 @@ class Collecting:
         try:
             while True:
                 await asyncio.sleep(EVERY)
-                self.look()
+                if self.look():
+                    await asyncio.to_thread(self._settle)
         finally:
             gc.callbacks.remove(self._seen)
             if self.sparing:
@@ -75,14 +78,18 @@ class Collecting:
             self.sparing = True
             gc.set_threshold(*THRESHOLDS)
 
-    def look(self) -> None:
-        """Collects what is due."""
+    def _settle(self) -> None:
+        """What is here now stays for long."""
+        log.info("memory in large pages bytes=%d", collapse())
+
+    def look(self) -> bool:
+        """Collects what is due. Whether the process has much that it had not the last time."""
         if not self.sparing:
-            return
+            return False
         if not self._walked[0]:  # the collection that was long has just been over all of it
             gc.freeze()
             self._walked = self._now(), self._memory()
-            return
+            return True
         since, had = self._walked
         if self._now() - since >= APART and self._memory() > had * GROWN + AND_MORE:
             gc.unfreeze()
@@ -91,6 +98,8 @@ class Collecting:
             gc.freeze()
             self._walked = self._now(), self._memory()
             log.info("all memory was looked through seconds=%.1f found=%d", time.perf_counter() - began, found)
-        elif gc.get_count()[2] >= MIDDLE:
+            return True
+        if gc.get_count()[2] >= MIDDLE:
             gc.collect()
             gc.freeze()
+        return False

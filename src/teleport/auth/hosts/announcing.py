@@ -73,6 +73,8 @@ class Announcing:
         """The seconds after which it has to be said again; 0: as always."""
         identity, watching = caller.identity, caller.watching
         found = watching.found if watching is not None else None
+        if isinstance(identity, HostIdentity) and identity.expires <= self._state.clock.now():
+            found = None  # nobody tells of that
         if found is None:
             forced = await self._joining.forced_labels(identity) if isinstance(identity, HostIdentity) else {}
         else:

@@ -27,7 +27,8 @@ from teleport.backend.follow import follow
 from teleport.backend.interface import Changes, DeleteOp, Exists, Item, Snapshot
 from teleport.errors import AccessDenied, BadRequest, CompareFailed, TeleportError
 from teleport.identity import HostIdentity
-from teleport.resources.codec import from_json
+from teleport.pki.names import canonical_host
+from teleport.resources.codec import at_a_glance, from_json
 from teleport.resources.kinds import Kind
 from teleport.resources.server import Server
 from teleport.store import records
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 TIDY_EVERY: Final = 60.0  # seconds
 TIDY_AGAIN: Final = 1.0  # seconds, for nodes that are new: each time all nodes are read
 RECHECK: Final = 1.0  # seconds after which a watch is asked anew whether its caller may have it, when something changed
-RECHECK_CALM: Final = 600.0  # when nothing changed that could tell
+RECHECK_CALM: Final = 1800.0  # when nothing changed that could tell
 WATCHABLE: Final = frozenset(
     {
         Kind.ROLE,
@@ -92,9 +93,14 @@ class Presence:
 
     async def tidy(self) -> None:
         """Removes lost nodes whose name and address a new host has taken; their certificates stay good."""
+        now = self._state.clock.now()
         items = {item.key: item for item in await self._state.backend.range(records.NODES)}
-        nodes = [server for item in items.values() if (server := _server(item)) is not None]
-        for gone in replaced(nodes, self._state.clock.now()):
+        # to read all of ten thousand would hold up everybody for seconds, each minute, and mostly nobody is lost
+        seen = {key: at_a_glance(item.value) for key, item in items.items()}
+        lost = {canonical_host(one.hostname) for one in seen.values() if one.lost(now)}
+        alike = [items[key] for key, one in seen.items() if lost and canonical_host(one.hostname) in lost]
+        nodes = [server for item in alike if (server := _server(item)) is not None]
+        for gone in replaced(nodes, now):
             item = items[records.NODES + gone.host_id]
             event = new_event(
                 NodeDelete,
