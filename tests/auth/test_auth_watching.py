@@ -37,16 +37,20 @@ async def test_what_was_found_out_holds_until_something_changes_also_meanwhile()
     watching = Watching()
     watching.look()
     watching.find(Found())
+    watching.look()
     assert watching.found is None, "nothing is followed yet"
     watching.begin(Pace(Silence(), patient=True))
     watching.look()
     watching.find(Found({"env": "prod"}))
+    watching.look()
     assert watching.found == Found({"env": "prod"})
     watching.doubt()
-    assert watching.found is None
+    assert watching.found == Found({"env": "prod"}), "what is said at this moment is decided by one state"
     watching.look()
+    assert watching.found is None
     watching.doubt()
     watching.find(Found())
+    watching.look()
     assert watching.found is None, "it changed while it was looked at"
 
 

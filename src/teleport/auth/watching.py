@@ -34,6 +34,7 @@ class Watching:
         self._turns = 0  # of what decides
         self._since = 0
         self._found: Found | None = None
+        self._holds: Found | None = None  # for what is said now
         self._ran = 0.0
         self._due = 0.0
 
@@ -71,13 +72,14 @@ class Watching:
     # the side that hears
 
     def look(self) -> None:
-        """The caller says something, and who it is will be found out unless that is known; one thing after another."""
-        self._since = self._turns
+        """The caller says something, one thing after another: `found` is what holds for it, and what is found out now
+        is found out from here on."""
+        self._since, self._holds = self._turns, self._found
 
     @property
     def found(self) -> Found | None:
-        """What was found out and still holds."""
-        return self._found
+        """What was found out before and held when the caller began to say this."""
+        return self._holds
 
     def find(self, found: Found) -> None:
         """That was found out since `look`; it does not hold when something has changed meanwhile."""
