@@ -213,7 +213,7 @@ async def main(path: str) -> None:
         for one in hosts:
             tasks.create_task(one.start(tasks, at_once))
         while (asked := await _asked(reader)).do != "end":
-            if asked.do == "settle":
+            if asked.do == "large pages":
                 collapse()  # a host has some tens of megabytes, which a processor finds its way in
             said = Said(
                 tunnels=sum(1 for host in hosts if host.agent.tunnels),

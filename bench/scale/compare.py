@@ -7,6 +7,7 @@ away, as on a machine where there never was more than one host.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -38,8 +39,7 @@ class Kind:
             self.worked[name] = self.worked.get(name, 0.0) + now - before[name]
         self.seconds += said.seconds
         report.failed += said.failed
-        if said.seconds:
-            self.medians.append(statistics.median(said.seconds))
+        self.medians.append(statistics.median(said.seconds) if said.seconds else math.nan)
 
     def show(self) -> str:
         each = {name: spent / max(len(self.seconds), 1) * 1000 for name, spent in self.worked.items()}
@@ -50,7 +50,7 @@ def compare(many: Deployment, one: Deployment, singles: int, most: float, report
     """`singles` connects of each kind, one at a time; `most`: the target for the ratio of their medians."""
     alone = Kind("one host registered, the others' cluster stopped", of=1)
     same = Kind("always the same of all hosts", of=1)
-    turns = Kind("all hosts in turn", of=0)
+    turns = Kind("random hosts of all", of=0)
     for seed in range(max(singles // BLOCK, 1)):
         count = min(BLOCK, singles)
         with many.stopped():
@@ -61,7 +61,7 @@ def compare(many: Deployment, one: Deployment, singles: int, most: float, report
         report.row(f"connect, one at a time, {kind.name}", kind.show())
     if alone.seconds and turns.seconds:
         ratio = statistics.median(turns.seconds) / statistics.median(alone.seconds)
-        pairs = sorted(many / one for many, one in zip(turns.medians, alone.medians, strict=False))
+        pairs = sorted(many / one for many, one in zip(turns.medians, alone.medians, strict=True) if many > 0 < one)
         report.row(
             "p50 with all to that with one host",
             f"{ratio:.2f} (of single turns: middle {statistics.median(pairs):.2f}, "

@@ -25,7 +25,7 @@ PORT = re.compile(r":\d+")
 
 
 class Deployment:
-    """One auth and one proxy, from `start` on; hosts from `settle` on."""
+    """One auth and one proxy, from `start` on; hosts from `start_hosts` on."""
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack, hosts: int, way: str) -> None:
         self._folder = folder
@@ -47,7 +47,7 @@ class Deployment:
         self.made = estate.make_hosts(made.auth, self._number)
         self.clients = self._clients()
 
-    def settle(self, processes: int) -> None:
+    def start_hosts(self, processes: int) -> None:
         """The hosts start, in so many processes; `until_all` waits for them."""
         for number in range(processes):
             self._agents.append(self._agents_of(f"hosts{number}", self.made.hosts[number::processes]))
@@ -67,10 +67,10 @@ class Deployment:
             time.sleep(LOOK)
         return time.monotonic() - began
 
-    def settled(self) -> None:
-        """All hosts are there and stay."""
+    def large_pages(self) -> None:
+        """All hosts are there and stay: the memory of their processes is put into large pages."""
         for agents in self._agents:
-            agents.ask(Ask(do="settle"))
+            agents.ask(Ask(do="large pages"))
 
     def until_reached(self, what: str) -> None:
         """Until a connect to the first host succeeds. Raises `BenchmarkFailed` after a minute."""

@@ -12,6 +12,7 @@ import pytest
 
 from teleport.daemon import collecting
 from teleport.daemon.collecting import Collecting
+from teleport.testing.running import wait_until
 
 
 class Ring:
@@ -65,11 +66,11 @@ async def test_after_a_long_one_what_is_old_is_walked_only_when_much_has_been_ad
         gc.collect()
         assert made.sparing
         assert gc.get_threshold() == collecting.THRESHOLDS
-        made.look()
+        assert made.look(), "all of it is new"
         assert gc.get_freeze_count() > 1000, "all of it is set aside"
         new, old = ring(), Ring()
         kept = weakref.ref(old)
-        made.look()
+        assert not made.look()
         assert new() is None, "what is new is collected"
         del old
         made.look()
@@ -78,7 +79,7 @@ async def test_after_a_long_one_what_is_old_is_walked_only_when_much_has_been_ad
         made.look()
         assert kept() is not None, "all was walked not long ago"
         fakes.time += collecting.APART
-        made.look()
+        assert made.look(), "it has grown by far"
         assert kept() is None
         assert gc.get_freeze_count() > 1000
         again = Ring()
@@ -86,7 +87,7 @@ async def test_after_a_long_one_what_is_old_is_walked_only_when_much_has_been_ad
         made.look()
         del again
         fakes.time += collecting.APART
-        made.look()
+        assert not made.look()
         assert kept() is not None, "it has not grown since"
     assert gc.get_threshold() == usual
     assert gc.get_freeze_count() == 0
@@ -96,3 +97,25 @@ async def test_after_a_long_one_what_is_old_is_walked_only_when_much_has_been_ad
 
 def test_the_memory_of_this_process_is_known() -> None:
     assert 5_000_000 < collecting.resident() < 100_000_000_000
+
+
+async def test_what_stays_for_long_is_put_into_large_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collecting, "EVERY", 0.01)
+    done = 0
+
+    def collapse() -> int:
+        nonlocal done
+        done += 1
+        return 0
+
+    monkeypatch.setattr(collecting, "collapse", collapse)
+    fakes = Fakes()
+    async with running(fakes, long=1000.0):
+        gc.collect()
+        await asyncio.sleep(0.1)
+        assert done == 0, "there is not much"
+    async with running(fakes, long=0.0):
+        gc.collect()
+        await wait_until(lambda: done == 1)
+        await asyncio.sleep(0.05)
+        assert done == 1

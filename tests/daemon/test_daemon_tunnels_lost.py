@@ -12,6 +12,7 @@ import pytest
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.api.routes import Route
+from teleport.auth.hosts.unchanged import LONGEST_LOST_AFTER
 from teleport.daemon import tunnels_lost
 from teleport.daemon.tunnels_lost import FORGOTTEN, GRACE, Lost
 from teleport.errors import ConnectionProblem
@@ -55,6 +56,10 @@ class Auth:
             raise ConnectionProblem("auth is away")
         self.told.append(request.hosts)
         return m.Done()
+
+
+def test_a_host_is_told_of_until_its_silence_tells() -> None:
+    assert FORGOTTEN > LONGEST_LOST_AFTER
 
 
 async def test_auth_is_told_and_told_that_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:

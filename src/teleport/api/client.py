@@ -29,7 +29,7 @@ CONNECT = 10.0  # seconds for a connection, and before it for a way
 WATCH_SILENCE = 60.0  # seconds without a line after which a watch counts as dead, unless auth said how long it may take
 WATCH_SILENCE_MOST = 330.0  # ... of which we believe so much
 WATCH_SILENCE_LATE = 20.0  # seconds by which a line may be later than auth said, and ...
-LATE = 5  # ... by this part of the time, if that is more
+WATCH_SILENCE_PART = 5  # ... by this part of the time, if that is more
 MOST_LATE = 2  # answers within a watch that nobody waits for any more, until nothing more is said there
 WATCH_AGAIN = 5.0  # seconds in which a watch that broke is waited for by what is said within it
 
@@ -376,7 +376,7 @@ class _Silence:
 
     def heard(self, line: WatchLine) -> None:
         if line.within:
-            late = max(line.within / LATE, WATCH_SILENCE_LATE)
+            late = max(line.within / WATCH_SILENCE_PART, WATCH_SILENCE_LATE)
             self.seconds = min(max(line.within + late, WATCH_SILENCE), WATCH_SILENCE_MOST)
 
 

@@ -2,7 +2,7 @@
 
 Built from the table in `api.routes`: a route without a handler, or a handler without a route, fails at start. Each
 call is identified from its TLS certificate, authorised by its route's verb and kind, decoded into the typed request,
-answered in JSON. A refusal is audited before it is answered. Only this module knows HTTP statuses.
+answered in JSON. A refusal is audited before it is answered. Only this module, with `bodies` and `spoken`, knows HTTP.
 """
 
 from __future__ import annotations
@@ -186,9 +186,10 @@ def _endpoint(
             body = await bodies.read_body(request, most, seconds) if not by_and_by else b""
             asked = decode_request(route, request.match_info, query, body)
             if route.name == WATCH.name:
-                caller = replace(caller, watching=Watching())
+                watching = Watching()
+                caller = replace(caller, watching=watching)
                 with endless(request):
-                    return await bodies.stream_down(request, handler(caller, asked), spoken.by(caller))
+                    return await bodies.stream_down(request, handler(caller, asked), spoken.by(caller, watching))
             if route.stream is Stream.DOWN:
                 return await bodies.stream_down(request, handler(caller, asked))
             if route.stream is Stream.UP:

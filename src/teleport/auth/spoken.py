@@ -11,6 +11,7 @@ import msgspec
 from teleport.api.codec import encode_error
 from teleport.api.messages import Answer, Document, Message
 from teleport.auth.caller import Caller
+from teleport.auth.watching import Watching
 from teleport.errors import TeleportError
 from teleport.identity import Identity
 
@@ -29,17 +30,15 @@ class Spoken:
         self._identify = identify
         self._announce = announce
 
-    def by(self, caller: Caller) -> Callable[[bytes], Awaitable[bytes]]:
-        """Answers a line of a caller's."""
-        watching = caller.watching
+    def by(self, caller: Caller, watching: Watching) -> Callable[[bytes], Awaitable[bytes]]:
+        """Answers a line that a caller says in its watch."""
 
         async def answer(line: bytes) -> bytes:
             status, body = 200, b""
             try:
                 now = caller
-                if watching is not None:
-                    watching.look()
-                if watching is None or watching.found is None:
+                watching.look()
+                if watching.found is None:
                     # what was proved as the watch began may have ended since
                     now = replace(caller, identity=await self._identify(caller.certificate or None))
                 body = msgspec.json.encode(await self._announce(now, line))
@@ -48,7 +47,7 @@ class Spoken:
             except Exception:
                 log.exception("auth API: an announcement within a watch failed")
                 status, body = encode_error(mistake())
-            revision, within = watching.sign() if watching is not None else (0, 0)
+            revision, within = watching.sign()
             answered = Answer(status=status, body=Document(body))
             return msgspec.json.encode({"revision": revision, "within": within, "answer": answered}) + b"\n"
 

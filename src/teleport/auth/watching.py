@@ -1,7 +1,7 @@
 """What the two sides of one watch know of each other: what is told in it, and what its caller says in it.
 
 A watch follows all that decides about its caller. So what was found out about the caller for one announcement holds for
-the next ones, as long as nothing of that has changed: of ten thousand hosts, asking the storage nine times for each was
+the next ones, as long as nothing of that has changed: of ten thousand hosts, asking the storage six times for each was
 most of what auth did while nobody connected. And the answer to an announcement is a sign of life of the watch, so that
 none has to be made.
 """
@@ -15,7 +15,7 @@ from typing import Final
 
 from teleport.auth.hosts.silence import Pace
 
-SLACK: Final = 2.0  # times its own pause, after which the telling side counts as stuck
+STUCK: Final = 20.0  # seconds after what its reader was promised, in which the telling side has not run
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Watching:
         """`WatchLine.revision` and `within` of an answer, which thereby is a sign of life of the side that tells; zeros
         when it is none: that side is stuck, or its reader waits for signs of their own."""
         now = asyncio.get_running_loop().time()
-        if self._pace is None or not self._revision or now - self._ran > self._pace.seconds * SLACK:
+        if self._pace is None or not self._revision or now - self._ran > self._pace.seconds + STUCK:
             return 0, 0
         within = self._pace.anew()
         if not within:

@@ -5,6 +5,7 @@ While a full collection is short nothing is changed. After the first one that wa
 begun by the interpreter. Instead, every few seconds, what was made since the last time is collected, and what is left
 is set aside (`gc.freeze`): it will not be walked again. What is set aside is freed as always when nobody refers to it;
 only cycles among it stay. So once the process has grown by far more than it had, all of it is walked once.
+Then, too, what is there is put into large pages (`large_pages`).
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class Collecting:
             gc.set_threshold(*THRESHOLDS)
 
     def _settle(self) -> None:
-        """What is here now stays for long."""
+        """Puts what is here now, and stays for long, into large pages."""
         log.info("memory in large pages bytes=%d", collapse())
 
     def look(self) -> bool:

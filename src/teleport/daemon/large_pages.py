@@ -33,14 +33,12 @@ def collapse() -> int:
 
         if "[never]" in _SWITCH.read_text():
             return 0
-        libc = ctypes.CDLL(None, use_errno=True)
+        libc = ctypes.CDLL(None)
         done = 0
         for begin, end in mappings(Path("/proc/self/smaps").read_text()):
             for piece in range(begin, end, LARGE):
                 if libc.madvise(ctypes.c_void_p(piece), ctypes.c_size_t(LARGE), COLLAPSE) == 0:
-                    done += LARGE
-                elif not done:
-                    return 0  # this system knows none
+                    done += LARGE  # else this system knows none, or has none left, and all is as before
     except (ImportError, OSError, ValueError, AttributeError) as error:
         log.debug("no large pages: %s", error)
         return 0

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 LOOK_EVERY: Final = 0.5  # seconds; a tunnel that was there for less is not missed
 GRACE: Final = 10.0  # seconds in which a host makes its tunnel anew, or another one elsewhere
 EVERY: Final = 30.0  # seconds between two reports of the same
-FORGOTTEN: Final = 240.0  # seconds; by then the host's silence has said it
+FORGOTTEN: Final = 360.0  # seconds; by then the host's silence has said it, also in a crowd
 MOST: Final = 2000  # hosts in one report
 
 

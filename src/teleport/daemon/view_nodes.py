@@ -1,6 +1,6 @@
 """The registered nodes in a view, found by id and by name without looking at the others.
 
-A proxy asks for each client, and ten thousand nodes announce themselves every minute: a look-up must cost the same
+A proxy asks for each client, and ten thousand nodes announce themselves every few minutes: a look-up must cost the same
 whether there is one node or many, and an announcement must cost the node that it is of, and no other.
 """
 

@@ -34,7 +34,7 @@ from teleport.resources.metadata import FieldWarning
 from teleport.resources.mfa_lease import MfaLease
 from teleport.resources.role import Role
 from teleport.resources.secret import SecretText
-from teleport.resources.server import Server, is_lost
+from teleport.resources.server import Glance, Server
 from teleport.resources.token import Token
 from teleport.resources.trusted_cluster import RemoteCluster, TrustedCluster
 from teleport.resources.user import User
@@ -191,25 +191,6 @@ def from_json(data: bytes) -> Resource:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"not a resource: {error}") from None
     return from_document(document)
-
-
-class Glance(msgspec.Struct):
-    """What is told of a stored server without reading all of it."""
-
-    class Spec(msgspec.Struct):
-        hostname: str = ""
-        heard: datetime | None = None
-        lost_after: int = 0
-
-    spec: Spec
-
-    @property
-    def hostname(self) -> str:
-        return self.spec.hostname
-
-    def lost(self, now: datetime) -> bool:
-        """`Server.lost`."""
-        return is_lost(self.spec.heard, self.spec.lost_after, now)
 
 
 def at_a_glance(data: bytes) -> Glance:

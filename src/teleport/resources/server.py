@@ -205,6 +205,7 @@ class _GlanceResult(msgspec.Struct):
 
 
 class _GlanceSpec(msgspec.Struct):
+    hostname: str = ""
     cmd_labels: dict[str, _GlanceResult] = {}
     heard: datetime | None = None
     lost_after: int = 0
@@ -227,13 +228,21 @@ class Glance(msgspec.Struct):
         return self.metadata.namespace
 
     @property
+    def hostname(self) -> str:
+        return self.spec.hostname
+
+    def lost(self, now: datetime) -> bool:
+        """As `Server.lost`."""
+        return is_lost(self.spec.heard, self.spec.lost_after, now)
+
+    @property
     def all_labels(self) -> Mapping[str, str]:
         """As `Server.all_labels`."""
         return {**self.metadata.labels, **{key: state.result for key, state in self.spec.cmd_labels.items()}}
 
     def as_stored(self, now: datetime) -> bool:
         """Whether `Server.as_of` would change nothing."""
-        return not self.spec.silent_for and not is_lost(self.spec.heard, self.spec.lost_after, now)
+        return not self.spec.silent_for and not self.lost(now)
 
 
 def _is_address(text: str) -> bool:

@@ -102,8 +102,8 @@ class Names:
         return of_services, of_nodes
 
     async def _called(self, prefix: str, *, lately: bool) -> Sequence[_Called]:
-        """Who has announced itself; with `lately` as watches hear of it, for hosts that announce themselves every
-        minute and are looked at again then."""
+        """Who has announced itself; with `lately` as watches hear of it, for hosts that announce themselves and
+        are looked at again when this changes."""
         if not lately:
             found = [_called(item) for item in await self._state.backend.range(prefix)]
             return [one for one in found if one is not None]

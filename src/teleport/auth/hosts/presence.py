@@ -36,7 +36,7 @@ from teleport.store import records
 log = logging.getLogger(__name__)
 
 TIDY_EVERY: Final = 60.0  # seconds
-TIDY_AGAIN: Final = 1.0  # seconds, for nodes that are new: each time all nodes are read
+TIDY_AGAIN: Final = 1.0  # seconds, for nodes that are new: each time all nodes are looked at
 RECHECK: Final = 1.0  # seconds after which a watch is asked anew whether its caller may have it, when something changed
 RECHECK_CALM: Final = 1800.0  # when nothing changed that could tell
 WATCHABLE: Final = frozenset(
@@ -95,7 +95,7 @@ class Presence:
         """Removes lost nodes whose name and address a new host has taken; their certificates stay good."""
         now = self._state.clock.now()
         items = {item.key: item for item in await self._state.backend.range(records.NODES)}
-        # to read all of ten thousand would hold up everybody for seconds, each minute, and mostly nobody is lost
+        # to read all of ten thousand would hold up everybody for half a second, each minute, and mostly nobody is lost
         seen = {key: at_a_glance(item.value) for key, item in items.items()}
         lost = {canonical_host(one.hostname) for one in seen.values() if one.lost(now)}
         alike = [items[key] for key, one in seen.items() if lost and canonical_host(one.hostname) in lost]

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from teleport.auth.hosts.unchanged import EVERY
+
 HEARTBEAT: Final = 40.0  # seconds; a reader who was told nothing else gives up after 60
 LONGEST: Final = 150.0  # seconds, unless an announcement comes before; a reader gives up a while later (`api.client`)
-EXPECTED: Final = 60.0  # seconds between two announcements that are more than usual
 LATE: Final = 15.0  # seconds by which an announcement may be late
 LINES: Final = 60  # in a second, to all
 SOONER: Final = 0.25  # of the time, at most: all that heard of a change at once do not stay in step
@@ -39,7 +40,7 @@ class Pace:
 
     def expect(self, within: float) -> None:
         """An announcement comes within so many seconds, 0: nobody knows. Heeded from the next line on."""
-        self._expected = within + LATE if within > EXPECTED else 0.0
+        self._expected = within + LATE if within > EVERY else 0.0
 
     def anew(self) -> int:
         """`WatchLine.within` of a line that breaks the silence: from now on this pace counts."""

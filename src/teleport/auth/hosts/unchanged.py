@@ -1,11 +1,11 @@
 """Which announcements need not be written. Pure.
 
-Every host announces itself each minute, and mostly says what it said before. A write for each costs auth the write, and
-every proxy the news of it: with ten thousand hosts that was most of what both did while nobody connected. So what says
-the same as before is written every few minutes only, so that `WRITES` of them are written in a second, more or less,
-and hosts are told to say it no sooner (`within`). Up to some thousands of hosts every announcement is written. What is
-written says how long the host may be silent from then on (`resources.server.ServerSpec.lost_after`): whoever reads it
-needs to know nothing of this.
+Every host would announce itself each minute, and mostly say what it said before. A write for each costs auth the write,
+and every proxy the news of it: with ten thousand hosts that was most of what both did while nobody connected. So what
+says the same as before is written every few minutes only, so that `WRITES` of them are written in a second, more or
+less, and hosts are told to say it no sooner (`within`). Up to some thousands of hosts every announcement is written.
+What is written says how long the host may be silent from then on (`resources.server.ServerSpec.lost_after`): whoever
+reads it needs to know nothing of this.
 """
 
 from __future__ import annotations
