@@ -60,6 +60,7 @@ from teleport.resources.trusted_cluster import (
 )
 from teleport.resources.user import CreatedBy, Creator, LocalAuth, User, UserSpec, UserStatus
 from teleport.resources.values import Duration
+from teleport.store.resolve import RegisteredNode
 
 WHEN = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 KEYS = KeySet(
@@ -325,8 +326,18 @@ def test_whether_a_server_is_lost_is_seen_at_a_glance(lost_after: int, silent: i
     server, later = Server(metadata=Metadata(name="a"), spec=spec), now + timedelta(seconds=silent)
     seen = at_a_glance(to_json(server))
     assert (seen.hostname, seen.lost(later)) == ("web", server.lost(later))
-    agentless = Server(metadata=Metadata(name="a"), spec=ServerSpec(hostname="web", addr="10.0.0.1:22"))
-    assert not at_a_glance(to_json(agentless)).lost(later)
+    assert RegisteredNode.of(seen, later) == RegisteredNode.of(server, later)
+    agentless = Server(
+        sub_kind="openssh",
+        metadata=Metadata(name="a", labels={"env": "prod"}),
+        spec=ServerSpec(hostname="web", addr="10.0.0.1:22", started=now),
+    )
+    seen = at_a_glance(to_json(agentless))
+    assert not seen.lost(later)
+    assert RegisteredNode.of(seen, later) == RegisteredNode.of(agentless, later)
+    assert (seen.namespace, seen.all_labels) == (agentless.namespace, agentless.all_labels)
+    tunnel = Server(metadata=Metadata(name="a"), spec=ServerSpec(public_addrs=("b:22", "c:22"), use_tunnel=True))
+    assert RegisteredNode.of(at_a_glance(to_json(tunnel)), later) == RegisteredNode.of(tunnel, later)
     with pytest.raises(BadRequest, match="not a server"):
         at_a_glance(b"[]")
 

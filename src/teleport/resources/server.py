@@ -205,7 +205,11 @@ class _GlanceResult(msgspec.Struct):
 
 
 class _GlanceSpec(msgspec.Struct):
+    addr: str = ""
+    public_addrs: tuple[str, ...] = ()
     hostname: str = ""
+    use_tunnel: bool = False
+    started: datetime | None = None
     cmd_labels: dict[str, _GlanceResult] = {}
     heard: datetime | None = None
     lost_after: int = 0
@@ -213,10 +217,11 @@ class _GlanceSpec(msgspec.Struct):
 
 
 class Glance(msgspec.Struct):
-    """A stored node, read only as far as a list of many needs it: a tenth of the work of reading it whole, which
-    whoever stored it has checked."""
+    """A stored node, read only as far as one is found among many, or listed: a tenth of the work of reading it whole,
+    which whoever stored it has checked."""
 
     metadata: _GlanceMetadata
+    sub_kind: str = ""
     spec: _GlanceSpec = msgspec.field(default_factory=_GlanceSpec)
 
     @property
@@ -230,6 +235,11 @@ class Glance(msgspec.Struct):
     @property
     def hostname(self) -> str:
         return self.spec.hostname
+
+    @property
+    def agentless(self) -> bool:
+        """As `Server.agentless`."""
+        return self.sub_kind == "openssh"
 
     def lost(self, now: datetime) -> bool:
         """As `Server.lost`."""

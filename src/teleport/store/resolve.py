@@ -19,7 +19,7 @@ from itertools import islice
 
 from teleport.errors import BadRequest, NotFound
 from teleport.resources.names import canonical_address, canonical_host
-from teleport.resources.server import Server
+from teleport.resources.server import Glance, Server
 
 _NEAREST = 3
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -42,7 +42,7 @@ class RegisteredNode:
     public: tuple[str, ...] = ()  # `host:port`, each a name of it, too
 
     @classmethod
-    def of(cls, server: Server, now: datetime) -> RegisteredNode:
+    def of(cls, server: Server | Glance, now: datetime) -> RegisteredNode:
         """The node that announced itself so."""
         address = server.spec.public_addrs[0] if server.spec.public_addrs else server.spec.addr
         if server.spec.use_tunnel:

@@ -33,7 +33,7 @@ from teleport.pki.keys import PublicKey
 from teleport.pki.x509subject import decode_user
 from teleport.pki.x509verify import certificate_key, load_certificate
 from teleport.resources.cluster import RoutingStrategy
-from teleport.resources.codec import from_json
+from teleport.resources.codec import at_a_glance, from_json
 from teleport.resources.lock import Lock
 from teleport.resources.server import Server
 from teleport.resources.user import User
@@ -162,26 +162,30 @@ class SessionSecondFactors:
     async def _node(self, identity: UserIdentity, policy: Policy, request: m.SessionChallengeRequest) -> Server:
         """The host that is meant, found as the proxy finds it among those that the user may see."""
         now = self._state.clock.now()
-        found = [from_json(item.value) for item in await self._state.backend.range(records.NODES)]
-        nodes = {server.host_id: server for server in found if isinstance(server, Server)}
+        items = {item.key: item for item in await self._state.backend.range(records.NODES)}
+        seen = [at_a_glance(item.value) for item in items.values()]
+        nodes = {one.host_id: one for one in seen}
 
         def may_see(node: RegisteredNode) -> bool:
-            server = nodes[node.host_id]
+            one = nodes[node.host_id]
             return not why_out_of_reach(
                 identity,
                 policy,
                 cluster=self._state.cluster,
                 now=now,
-                node_id=server.host_id,
-                node_labels=server.all_labels,
-                namespace=server.metadata.namespace,
+                node_id=one.host_id,
+                node_labels=one.all_labels,
+                namespace=one.namespace,
             )
 
-        registered = [RegisteredNode.of(server, now) for server in nodes.values()]
+        registered = [RegisteredNode.of(one, now) for one in seen]
         destination = Destination(request.host, request.port, identity.route_to_cluster)
         strategy = (await self._state.networking()).spec.routing_strategy
         recent = strategy is RoutingStrategy.MOST_RECENT
-        return nodes[resolve(destination, registered, self._state.cluster, may_see, most_recent=recent).host_id]
+        host_id = resolve(destination, registered, self._state.cluster, may_see, most_recent=recent).host_id
+        server = from_json(items[records.NODES + host_id].value)
+        assert isinstance(server, Server), "nothing else is stored there"
+        return server
 
     def _allowed(
         self,
