@@ -89,7 +89,8 @@ def test_what_auth_promises_is_believed_within_bounds() -> None:
         (1, 60.0),
         (80, 100.0),
         (0, 100.0),
-        (200, 240.0),
+        (200, 220.0),
+        (250, 275.0),
         (10**9, client.WATCH_SILENCE_MOST),
     ):
         patience.heard(m.WatchLine(within=within))

@@ -19,6 +19,7 @@ from teleport.api.client import AuthClient
 from teleport.auth.authorizer import Authorizer
 from teleport.auth.hosts import announcing, presence, silence, unchanged
 from teleport.auth.hosts.silence import Pace, Silence
+from teleport.auth.hosts.together import Together
 from teleport.auth.watching import Found, Watching
 from teleport.backend.interface import PutOp
 from teleport.errors import AccessDenied, TeleportError
@@ -33,13 +34,21 @@ from teleport.testing.clock import FakeClock
 from teleport.testing.running import wait_until
 
 
+def resting(watching: Watching, *, patient: bool = True) -> Watching:
+    """Its telling side has told something and waits."""
+    watching.begin(Pace(Silence(), patient=patient))
+    watching.tells(7)
+    watching.rest(1800)
+    return watching
+
+
 async def test_what_was_found_out_holds_until_something_changes_also_meanwhile() -> None:
     watching = Watching()
     watching.look()
     watching.find(Found())
     watching.look()
     assert watching.found is None, "nothing is followed yet"
-    watching.begin(Pace(Silence(), patient=True))
+    resting(watching)
     watching.look()
     watching.find(Found({"env": "prod"}))
     watching.look()
@@ -54,6 +63,29 @@ async def test_what_was_found_out_holds_until_something_changes_also_meanwhile()
     assert watching.found is None, "it changed while it was looked at"
 
 
+async def test_nothing_holds_while_the_side_that_hears_of_changes_is_kept_from_it() -> None:
+    """A host that does not read keeps it at a line for ever."""
+    watching = resting(Watching())
+    watching.look()
+    watching.find(Found())
+    watching.wake()
+    watching.tells(8)
+    watching.look()
+    assert watching.found is None
+    watching.find(Found())
+    assert watching.sign() == (0, 0)
+    watching.rest(1800)
+    watching.look()
+    assert watching.found == Found(), "what was found before holds again"
+    watching.wake()
+    watching.doubt()
+    watching.look()
+    watching.find(Found())
+    watching.rest(1800)
+    watching.look()
+    assert watching.found is None
+
+
 async def test_an_answer_is_no_sign_of_life_of_a_side_that_is_stuck_or_not_believed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -63,22 +95,31 @@ async def test_an_answer_is_no_sign_of_life_of_a_side_that_is_stuck_or_not_belie
     assert watching.sign() == (0, 0)
     watching.begin(Pace(Silence(), patient=True))
     assert watching.sign() == (0, 0), "nothing was told yet"
-    watching.tells(7)
+    resting(watching)
     watching.expect(240)
     assert watching.sign() == (7, 255)
     assert watching.pause > 240
-    impatient = Watching()
-    impatient.begin(Pace(Silence(), patient=False))
-    impatient.tells(7)
-    assert impatient.sign() == (0, 0)
-    stuck = Watching()
-    stuck.begin(Pace(Silence(), patient=True))
-    stuck.tells(7)
+    assert resting(Watching(), patient=False).sign() == (0, 0)
+    stuck = resting(Watching())
     stuck.expect(240)
     await asyncio.sleep(0.1)
     assert stuck.sign() == (0, 0)
-    stuck.runs()
+    stuck.rest(1800)
     assert stuck.sign() == (7, 255)
+
+
+async def test_no_line_is_promised_before_the_side_that_tells_wakes() -> None:
+    watching = resting(Watching())
+    watching.expect(240)
+    watching.sign()
+    watching.rest(1800)
+    watching.expect(0)  # there are few hosts by now
+    _, within = watching.sign()
+    assert 254 <= within <= 255
+    watching.wake()
+    watching.rest(0)
+    _, within = watching.sign()
+    assert within == silence.HEARTBEAT
 
 
 # at auth
@@ -269,3 +310,44 @@ async def test_a_record_that_another_wrote_is_looked_at_whole(tmp_path: Path) ->
         host.later()
         await host.say()
         assert "labels" not in (await host.record())[1]["metadata"]
+
+
+@pytest.mark.parametrize("crowd", [True, False])
+async def test_a_host_that_is_expelled_while_it_announces_itself_stays_off_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crowd: bool
+) -> None:
+    """What waits to be written with others is written only if the host still belongs here."""
+    if not crowd:
+        monkeypatch.setattr(unchanged, "WRITES", 40)
+    monkeypatch.setattr(api_client, "WATCH_AGAIN", 0.02)
+    async with running_auth(tmp_path, sqlite=True) as auth, watching_host(auth) as host:
+        for _ in range(3):
+            await host.say()
+            host.later()
+        await auth.admin()
+        commit = auth.service.state.commit
+        expelled, given_up = False, asyncio.Event()
+
+        async def late(writes: Any, **rest: Any) -> int:
+            nonlocal expelled
+            if not expelled and any(one.key.startswith(records.NODES) for one in writes):
+                expelled = True
+                await _expel(host)
+            return await commit(writes, **rest)
+
+        alone = Together.alone
+
+        async def to_its_end(self: Together, *asked: Any) -> int | None:
+            try:
+                return await alone(self, *asked)
+            finally:
+                given_up.set()
+
+        monkeypatch.setattr(Together, "alone", to_its_end)
+
+        monkeypatch.setattr(auth.service.state, "commit", late)
+        with pytest.raises(TeleportError):
+            await host.say(version="7.1")
+        assert expelled
+        await wait_until(given_up.is_set)
+        assert await host.record() == (0, {})

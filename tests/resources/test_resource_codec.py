@@ -31,6 +31,7 @@ from teleport.resources.cluster import (
     SessionRecordingConfig,
 )
 from teleport.resources.codec import (
+    MAX_DOCUMENT,
     TYPES,
     Resource,
     at_a_glance,
@@ -316,6 +317,10 @@ def test_a_server_that_is_heard_of_again_is_written_as_if_it_had_been_read(use_t
     assert heard_again(to_json(few), later, later, 330) is None, "its form is another one"
     newer = msgspec.json.encode({**msgspec.json.decode(to_json(stored)), "schema": 2})
     assert heard_again(newer, later, later, 330) is None
+    document = msgspec.json.decode(to_json(stored))
+    document["metadata"]["labels"]["env"] = "p" * (MAX_DOCUMENT - len(to_json(stored)) + 4)
+    assert len(msgspec.json.encode(document)) == MAX_DOCUMENT
+    assert heard_again(msgspec.json.encode(document), later, later, 10_000) is None, "it could not be read again"
 
 
 @pytest.mark.parametrize("lost_after", [0, 330])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Protocol, TypeVar
@@ -27,9 +28,9 @@ Rep = TypeVar("Rep", bound=Message)
 CALL_TIMEOUT = 30.0  # seconds for one call
 CONNECT = 10.0  # seconds for a connection, and before it for a way
 WATCH_SILENCE = 60.0  # seconds without a line after which a watch counts as dead, unless auth said how long it may take
-WATCH_SILENCE_MOST = 330.0  # ... of which we believe so much
+WATCH_SILENCE_MOST = 285.0  # ... of which we believe so much
 WATCH_SILENCE_LATE = 20.0  # seconds by which a line may be later than auth said, and ...
-WATCH_SILENCE_PART = 5  # ... by this part of the time, if that is more
+WATCH_SILENCE_PART = 10  # ... by this part of the time, if that is more
 MOST_LATE = 2  # answers within a watch that nobody waits for any more, until nothing more is said there
 WATCH_AGAIN = 5.0  # seconds in which a watch that broke is waited for by what is said within it
 
@@ -344,6 +345,7 @@ class AuthClient:
                             yield told
                         if rest:
                             begun.append(rest)
+                            silence.broken()
             finally:
                 spoken.end()
                 self._over(opening, spoken)
@@ -373,11 +375,22 @@ class _Silence:
 
     def __init__(self) -> None:
         self.seconds = WATCH_SILENCE
+        self.broken()
+
+    @property
+    def left(self) -> float:
+        """Seconds from now on."""
+        return max(self._until - time.monotonic(), 0.0)
+
+    def broken(self) -> None:
+        """Something was said that is more than an answer."""
+        self._until = time.monotonic() + self.seconds
 
     def heard(self, line: WatchLine) -> None:
         if line.within:
             late = max(line.within / WATCH_SILENCE_PART, WATCH_SILENCE_LATE)
             self.seconds = min(max(line.within + late, WATCH_SILENCE), WATCH_SILENCE_MOST)
+        self.broken()
 
 
 async def _until(
@@ -389,9 +402,7 @@ async def _until(
         while True:
             step = asyncio.ensure_future(anext(chunks, None))
             try:
-                done, _ = await asyncio.wait(
-                    [step, ending], timeout=silence.seconds, return_when=asyncio.FIRST_COMPLETED
-                )
+                done, _ = await asyncio.wait([step, ending], timeout=silence.left, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 if not step.done():
                     step.cancel()

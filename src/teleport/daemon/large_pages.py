@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 LARGE: Final = 2 * 1024 * 1024  # bytes; where they are larger, the kernel says that it cannot
 FULL: Final = 0.9  # of a mapping is in memory
+REFUSED: Final = 16  # in a row, after which no more are asked for
 COLLAPSE: Final = 25  # MADV_COLLAPSE
 _HEAD: Final = re.compile(r"([0-9a-f]+)-([0-9a-f]+) rw-p [0-9a-f]+ [0-9a-f:]+ 0 *(\[heap\])?$")
 _SWITCH: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -34,12 +35,14 @@ def collapse() -> int:
         if "[never]" in _SWITCH.read_text():
             return 0
         libc = ctypes.CDLL(None)
-        done = 0
+        done = refused = 0
         for begin, end in mappings(Path("/proc/self/smaps").read_text()):
             for piece in range(begin, end, LARGE):
                 if libc.madvise(ctypes.c_void_p(piece), ctypes.c_size_t(LARGE), COLLAPSE) == 0:
-                    done += LARGE  # else this system knows none, or has none left, and all is as before
-    except (ImportError, OSError, ValueError, AttributeError) as error:
+                    done, refused = done + LARGE, 0
+                elif (refused := refused + 1) > REFUSED:  # this system knows none, or has none left
+                    return done
+    except (ImportError, MemoryError, OSError, ValueError, AttributeError) as error:
         log.debug("no large pages: %s", error)
         return 0
     return done

@@ -209,7 +209,8 @@ def heard_again(data: bytes, now: datetime, expires: datetime, lost_after: int) 
     if document.get("schema") != SCHEMA or "expires" not in metadata or not {"heard", "lost_after"} <= spec.keys():
         return None
     metadata["expires"], spec["heard"], spec["lost_after"] = rfc3339(expires), rfc3339(now), lost_after
-    return msgspec.json.encode(document)
+    made = msgspec.json.encode(document)
+    return made if len(made) <= MAX_DOCUMENT else None
 
 
 def without_secrets(resource: _R) -> _R:

@@ -62,7 +62,7 @@ class Backoff:
 
 
 BACKOFF = Backoff()
-SILENCE = 360.0  # seconds; whoever reads from afar notices sooner that nothing comes (`api.client`)
+SILENCE = 295.0  # seconds; whoever reads from afar notices sooner that nothing comes (`api.client`)
 
 
 class Turn(Protocol):

@@ -6,7 +6,7 @@ A host announces only itself, in the role of its certificate.
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -72,30 +72,32 @@ class Announcing:
     async def _heartbeat(self, caller: Caller, item: bytes) -> int:
         """The seconds after which it has to be said again; 0: as always."""
         identity, watching = caller.identity, caller.watching
-        found = watching.found if watching is not None else None
-        if isinstance(identity, HostIdentity) and identity.expires <= self._state.clock.now():
-            found = None  # nobody tells of that
-        if found is None:
-            forced = await self._joining.forced_labels(identity) if isinstance(identity, HostIdentity) else {}
-        else:
-            forced = found.forced
+        if not isinstance(identity, HostIdentity):
+            await self._whole(caller, item, b"", Found())  # which says what is wrong about it
+            return 0
+        known = watching.found if watching is not None else None
+        if identity.expires <= self._state.clock.now():
+            known = None  # nobody tells of that
+        found = known or await self._joining.found(identity)
+        if known is not None:
             self._state.uses.note(identity, self._state.clock.now())
-        node = identity.host_id if isinstance(identity, HostIdentity) and identity.role is SystemRole.NODE else ""
-        services = await self._names.services() if node else b""
-        digest = digest_of(item, caller.certificate, (caller.host, *caller.vouched_by), forced, services)
-        if node and self._unchanged.says_the_same(node, digest):
-            if found is None:
-                await self._require(caller, Kind.NODE, node)
-                if watching is not None:
-                    watching.find(Found(forced))
-            if await self._as_before(node, digest) or await self._again(node, digest):
-                return self._within(node)
-        await self._whole(caller, item, digest, forced)
-        if watching is not None and node:
-            watching.find(Found(forced))
-        return self._within(node) if node else 0
+        if identity.role is not SystemRole.NODE:
+            await self._whole(caller, item, b"", found)
+            return 0
+        host_id, services = identity.host_id, await self._names.services()
+        digest = digest_of(item, caller.certificate, (caller.host, *caller.vouched_by), found.forced, services)
+        written = self._unchanged.written(host_id, digest)
+        if written and known is None:
+            await self._require(caller, Kind.NODE, host_id)
+        if not written or not (
+            await self._as_before(host_id, digest) or await self._again(host_id, digest, written, found)
+        ):
+            await self._whole(caller, item, digest, found)
+        if watching is not None:
+            watching.find(found)
+        return self._within(host_id)
 
-    async def _whole(self, caller: Caller, item: bytes, digest: bytes, forced: Mapping[str, str]) -> None:
+    async def _whole(self, caller: Caller, item: bytes, digest: bytes, found: Found) -> None:
         """Looks at all of what is said, and writes it."""
         identity = caller.identity
         server = from_json(item)
@@ -113,7 +115,7 @@ class Announcing:
             _check_dialable(server, caller)
         now = self._state.clock.now()
         lost_after = self._unchanged.lost_after if kind is Kind.NODE else 0
-        said = checked(with_forced(_heard(server, now, lost_after), forced))
+        said = checked(with_forced(_heard(server, now, lost_after), found.forced))
         key = records.PREFIX_OF_KIND[kind] + server.host_id
         stored: Server | None = None
 
@@ -124,7 +126,7 @@ class Announcing:
                 raise AccessDenied(f"{server.host_id} is registered as a host with a plain sshd")
             return PutOp(key, to_json(said), now + KEPT) if may_announce(said, stored, now) else None
 
-        revision = await (self._records.change if lost_after else self._records.alone)(key, write)
+        revision = await (self._records.change if lost_after else self._records.alone)(key, write, found.given)
         if kind is Kind.NODE:
             if revision is None:
                 self._unchanged.forget(server.host_id)
@@ -141,10 +143,10 @@ class Announcing:
         item = await self._state.backend.get(records.NODES + host_id)
         return item is not None and item.revision == revision
 
-    async def _again(self, host_id: str, digest: bytes) -> bool:
-        """Puts on record anew what was looked at whole and is on record; False when it is not there as it was."""
-        now, lost_after = self._state.clock.now(), self._unchanged.lost_after
-        key, written = records.NODES + host_id, self._unchanged.written(host_id)
+    async def _again(self, host_id: str, digest: bytes, written: int, found: Found) -> bool:
+        """Puts on record anew what was looked at whole, and is on record since the revision `written`; False when it is
+        not there as it was."""
+        now, lost_after, key = self._state.clock.now(), self._unchanged.lost_after, records.NODES + host_id
         if not lost_after:
             return False
 
@@ -154,7 +156,7 @@ class Announcing:
             said = heard_again(item.value, now, now + PRESENCE, lost_after)
             return PutOp(key, said, now + KEPT) if said is not None else None
 
-        revision = await self._records.change(key, write)
+        revision = await self._records.change(key, write, found.given)
         if revision is None:
             return False
         self._wrote(host_id, digest, revision, lost_after)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -20,6 +20,7 @@ from teleport.auth.caller import Caller
 from teleport.auth.hosts.naming import KIND_OF_ROLE, Names
 from teleport.auth.hosts.tokens import Tokens
 from teleport.auth.state import ClusterState
+from teleport.auth.watching import Found
 from teleport.authz.locks import host_lock_denial
 from teleport.backend.interface import Absent, Condition, Exists, PutOp, Write
 from teleport.errors import AccessDenied, BadRequest, CompareFailed, LimitExceeded, TeleportError
@@ -255,10 +256,13 @@ class Joining:
         found = await self._state.record(records.HOSTS + identity.host_id, HostRecord)
         return host_counts(identity, found[0] if found is not None else None)
 
-    async def forced_labels(self, identity: HostIdentity) -> Mapping[str, str]:
-        """The labels that the caller's token forces on it."""
-        found = await self._state.record(records.HOSTS + identity.host_id, HostRecord)
-        return forced_labels(found[0] if found is not None else None, identity.role)
+    async def found(self, identity: HostIdentity) -> Found:
+        """What the record of the host says to what it announces."""
+        key = records.HOSTS + identity.host_id
+        stored = await self._state.record(key, HostRecord)
+        if stored is None:
+            return Found(given=(Absent(key),))
+        return Found(forced_labels(stored[0], identity.role), (Exists(key, stored[1]),))
 
     async def _certify(self, grant: HostGrant, ssh_key: str, tls_key: str) -> m.HostCredentials:
         certifier = await self._state.certifier()

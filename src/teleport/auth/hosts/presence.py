@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, suppress
 from typing import Final
 
@@ -27,10 +27,10 @@ from teleport.backend.follow import follow
 from teleport.backend.interface import Changes, DeleteOp, Exists, Item, Snapshot
 from teleport.errors import AccessDenied, BadRequest, CompareFailed, TeleportError
 from teleport.identity import HostIdentity
-from teleport.pki.names import canonical_host
 from teleport.resources.codec import at_a_glance, from_json
 from teleport.resources.kinds import Kind
-from teleport.resources.server import Server
+from teleport.resources.names import canonical_host
+from teleport.resources.server import Glance, Server
 from teleport.store import records
 
 log = logging.getLogger(__name__)
@@ -79,24 +79,27 @@ class Presence:
         """Tidies every minute until cancelled."""
         while True:
             await asyncio.sleep(TIDY_EVERY)
-            try:
-                await self.tidy()
-            except TeleportError as error:
-                log.warning("presence could not be tidied: %s", error)
+            await self._tidy()
+
+    async def _tidy(self) -> None:
+        try:
+            await self.tidy()
+        except TeleportError as error:
+            log.warning("presence could not be tidied: %s", error)
 
     async def tidy_soon(self) -> None:
         """Tidies for a node that is new, at once; for the next ones of many that come together, within a minute."""
         now = self._state.clock.monotonic()
         if now - self._since >= TIDY_EVERY and now - self._tidied >= TIDY_AGAIN:
             self._tidied = now
-            await self.tidy()
+            await self._tidy()
 
     async def tidy(self) -> None:
         """Removes lost nodes whose name and address a new host has taken; their certificates stay good."""
         now = self._state.clock.now()
         items = {item.key: item for item in await self._state.backend.range(records.NODES)}
         # to read all of ten thousand would hold up everybody for half a second, each minute, and mostly nobody is lost
-        seen = {key: at_a_glance(item.value) for key, item in items.items()}
+        seen = _glances(items)
         lost = {canonical_host(one.hostname) for one in seen.values() if one.lost(now)}
         alike = [items[key] for key, one in seen.items() if lost and canonical_host(one.hostname) in lost]
         nodes = [server for item in alike if (server := _server(item)) is not None]
@@ -133,7 +136,7 @@ class Presence:
             if kinds[-1] not in WATCHABLE:
                 raise BadRequest(f"{kinds[-1]} cannot be watched")
         await self._authorizer.require_listing(caller, *kinds)
-        checked_at = self._state.clock.monotonic()
+        checked_at = float("-inf")  # once there is a snapshot: what happened until then is in it, and no change
         prefixes = tuple(_watched_prefix(kind) for kind in kinds)
         # Followed whatever was asked for: what decides whether the caller may go on watching. So nothing has to be read
         # again while nothing changes: of ten thousand watches, that would take most of a processor.
@@ -148,13 +151,14 @@ class Presence:
 
             def pause() -> float:
                 """What is to be asked anew is asked soon, also when nothing more happens."""
-                return min(RECHECK, watching.pause) if changed else watching.pause
+                return watching.rest(RECHECK if changed else RECHECK_CALM)
 
             watching.begin(pace)
             begun = False
             stream = follow(self._state.backend, followed, heartbeat=pause, shared=True)
             async with aclosing(stream):
                 async for change in stream:
+                    watching.wake()
                     now = self._state.clock.monotonic()
                     events = change.events if isinstance(change, Changes) else ()
                     turned = any(_of_authority(event.key) for event in events)
@@ -176,7 +180,6 @@ class Presence:
                     if line is not None:
                         watching.tells(change.revision)
                         yield line
-                    watching.runs()
                     del change, events, line  # while nothing changes, a watch keeps nothing
                     if turned and not await self._believed(caller):
                         return  # that its authority ended is the last it hears: it must not trust those keys either
@@ -205,6 +208,17 @@ class Presence:
         """Whether this very certificate was ended: whoever holds it is perhaps not the host."""
         subject = Locked(serial=identity.serial)
         return find_lock(await self._state.locks_heard_of(), subject, self._state.clock.now()) is not None
+
+
+def _glances(items: Mapping[str, Item]) -> dict[str, Glance]:
+    """Of those that can be read."""
+    found = {}
+    for key, item in items.items():
+        try:
+            found[key] = at_a_glance(item.value)
+        except BadRequest as error:
+            log.warning("a host cannot be read key=%s: %s", key, error)
+    return found
 
 
 def _of_authority(key: str) -> bool:

@@ -8,6 +8,7 @@ is answered there, which is such a line: the next one is due when its next annou
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,11 +43,12 @@ class Pace:
         """An announcement comes within so many seconds, 0: nobody knows. Heeded from the next line on."""
         self._expected = within + LATE if within > EVERY else 0.0
 
-    def anew(self) -> int:
-        """`WatchLine.within` of a line that breaks the silence: from now on this pace counts."""
+    def anew(self, at_least: float = 0.0) -> int:
+        """`WatchLine.within` of a line that breaks the silence: from now on this pace counts. `at_least`: seconds in
+        which nobody thinks of the next one."""
         if not self._patient:
             return 0
-        self.seconds = max(self._all.seconds, self._expected)
+        self.seconds = max(self._all.seconds, self._expected, math.ceil(at_least))
         return int(self.seconds)
 
 

@@ -16,7 +16,7 @@ from teleport.backend.interface import Absent, Condition, Exists, Item, Write
 from teleport.errors import CompareFailed, ConnectionProblem
 
 GATHER: Final = 0.5  # seconds
-MOST: Final = 100  # in one transaction
+MOST: Final = 40  # in one transaction, each with two conditions: storages take a hundred and some
 TRIES: Final = 8  # at a record that two processes write
 
 Wanted = Callable[[Item | None], Write | None]
@@ -28,6 +28,7 @@ Outcome = int | None | Exception
 @dataclass(slots=True)
 class _Asked:
     wanted: Wanted
+    given: tuple[Condition, ...]
     done: asyncio.Future[int | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def settle(self, outcome: Outcome) -> None:
@@ -49,25 +50,26 @@ class Together:
         self._gather = gather
         self._asked: dict[str, _Asked] = {}
 
-    async def alone(self, key: str, wanted: Wanted) -> int | None:
+    async def alone(self, key: str, wanted: Wanted, given: tuple[Condition, ...] = ()) -> int | None:
         """Writes what `wanted` makes of the record that is there, and gives the revision; asked anew when that changed
-        meanwhile, since two processes of one host may speak at the same time. None: it makes nothing of it."""
+        meanwhile, since two processes of one host may speak at the same time. None: it makes nothing of it. Nothing is
+        written unless all of `given` hold."""
         for _ in range(TRIES):
             item = await self._get(key)
             change = wanted(item)
             if change is None:
                 return None
             with suppress(CompareFailed):
-                return await self._commit([change], [_as_it_was(key, item)])
+                return await self._commit([change], [_as_it_was(key, item), *given])
         raise CompareFailed("presence of this host is being changed from elsewhere", hint="it is tried again")
 
-    async def change(self, key: str, wanted: Wanted) -> int | None:
+    async def change(self, key: str, wanted: Wanted, given: tuple[Condition, ...] = ()) -> int | None:
         """As `alone`, in a moment. Whoever comes first writes for all; raises what `wanted` and the storage raise."""
         if (earlier := self._asked.get(key)) is not None:
             await asyncio.wait([earlier.done])  # what was said first is written first
         if earlier is not None or len(self._asked) >= MOST:
-            return await self.alone(key, wanted)
-        asked = self._asked[key] = _Asked(wanted)
+            return await self.alone(key, wanted, given)
+        asked = self._asked[key] = _Asked(wanted, given)
         if len(self._asked) == 1:
             await self._lead()
         return await asked.done
@@ -103,7 +105,7 @@ class Together:
                 outcomes[key] = None
                 continue
             writes[key] = write
-            conditions.append(_as_it_was(key, item))
+            conditions += [_as_it_was(key, item), *one.given]
         if not writes:
             return
         try:
@@ -111,7 +113,7 @@ class Together:
         except CompareFailed:  # one of them changed meanwhile
             for key in writes:
                 try:
-                    outcomes[key] = await self.alone(key, gathered[key].wanted)
+                    outcomes[key] = await self.alone(key, gathered[key].wanted, gathered[key].given)
                 except Exception as error:
                     outcomes[key] = error
 

@@ -46,15 +46,11 @@ class Unchanged:
         one_of = min(math.ceil(len(self._written) / (WRITES * EVERY)), MOST)
         return int(one_of * EVERY) + MISSED if one_of > 1 else 0
 
-    def says_the_same(self, host_id: str, digest: bytes) -> bool:
-        """Whether what was written of a host last was of this digest: all of it was looked at then."""
+    def written(self, host_id: str, digest: bytes) -> int:
+        """The revision in which a host was written last, if that was of this digest: all of it was looked at then. Else
+        0."""
         known = self._written.get(host_id)
-        return known is not None and known.digest == digest
-
-    def written(self, host_id: str) -> int:
-        """The revision in which a host was written last; 0: none that is known."""
-        known = self._written.get(host_id)
-        return known.revision if known is not None else 0
+        return known.revision if known is not None and known.digest == digest else 0
 
     def revision(self, host_id: str, digest: bytes, now: float) -> int | None:
         """The revision in which what a host says is written. None: it says something else, or it is time to write."""
