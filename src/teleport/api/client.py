@@ -379,8 +379,8 @@ class _Silence:
 
     @property
     def left(self) -> float:
-        """Seconds from now on."""
-        return max(self._until - time.monotonic(), 0.0)
+        """Seconds from now on. Never none: whoever was busy meanwhile has not looked at what has come."""
+        return max(self._until - time.monotonic(), min(self.seconds, 1.0))
 
     def broken(self) -> None:
         """Something was said that is more than an answer."""
