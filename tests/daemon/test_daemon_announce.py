@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,23 @@ async def test_a_service_is_announced_again_when_it_changes_and_withdrawn_with_i
     await stop(running)
     name, request = auth.said[-1]
     assert (name, request.name) == ("withdraw", "3")
+
+
+async def test_what_is_the_same_as_before_reads_the_same_and_says_when_it_started() -> None:
+    """A description is made anew each time, with the time of then."""
+    auth, times = Auth(), iter(range(100))
+
+    def described() -> Server:
+        server = node(v="1")
+        started = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=next(times))
+        return msgspec.structs.replace(server, spec=msgspec.structs.replace(server.spec, started=started))
+
+    announcer = Announcer(auth, described)  # type: ignore[arg-type]
+    for _ in range(3):
+        await announcer.announce()
+    said = {bytes(request.item) for name, request in auth.said if name == "heartbeat"}
+    (only,) = said
+    assert msgspec.json.decode(only)["spec"]["started"] == "2026-01-01T00:00:00Z"
 
 
 async def test_a_failure_is_shown_said_once_and_tried_again(

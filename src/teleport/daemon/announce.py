@@ -12,6 +12,7 @@ import logging
 import random
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 
 import msgspec
 
@@ -40,6 +41,8 @@ class Announcer:
         self._describe = describe
         self._changed = asyncio.Event()
         self._epoch = ""
+        self._started: datetime | None = None  # when it was described first
+        self._said: tuple[Server, m.HeartbeatRequest] | None = None  # mostly it is the same again
         self.silent = False
         self.problem = ""  # why the last announcement failed; empty when it did not
 
@@ -62,14 +65,18 @@ class Announcer:
         """Once, now. The seconds after which to say it again, as auth wants it. Raises what auth answers."""
         await self._client.its_turn()
         server = self._described()
-        within = await self._client.announce(m.HeartbeatRequest(item=m.Document(to_json(server))))
+        if self._said is None or self._said[0] != server:
+            self._said = server, m.HeartbeatRequest(item=m.Document(to_json(server)))
+        within = await self._client.announce(self._said[1])
         return min(max(within, PERIOD), LONGEST)
 
     def _described(self) -> Server:
         server = self._describe()
-        if not self._epoch:
-            return server
-        return msgspec.structs.replace(server, spec=msgspec.structs.replace(server.spec, epoch=self._epoch))
+        if self._started is None:
+            self._started = server.spec.started
+        # what is the same as before is to read the same, and who started last is meant among several of one name
+        spec = msgspec.structs.replace(server.spec, started=self._started, epoch=self._epoch or server.spec.epoch)
+        return msgspec.structs.replace(server, spec=spec)
 
     async def run(self) -> None:
         """Announces until cancelled, then withdraws."""
