@@ -18,7 +18,7 @@ from teleport.auth.authorizer import Authorizer
 from teleport.auth.caller import Caller
 from teleport.auth.hosts.joining import Joining
 from teleport.auth.hosts.naming import KIND_OF_ROLE, Names
-from teleport.auth.hosts.succession import KEPT, may_announce, may_withdraw
+from teleport.auth.hosts.succession import KEPT, may_announce, may_withdraw, server_of
 from teleport.auth.hosts.together import Together
 from teleport.auth.hosts.tunnels_lost import TunnelsLost
 from teleport.auth.hosts.unchanged import Unchanged, digest_of
@@ -121,7 +121,7 @@ class Announcing:
 
         def write(item: Item | None) -> Write | None:
             nonlocal stored
-            stored = _server(item)
+            stored = server_of(item)
             if stored is not None and stored.agentless:
                 raise AccessDenied(f"{server.host_id} is registered as a host with a plain sshd")
             return PutOp(key, to_json(said), now + KEPT) if may_announce(said, stored, now) else None
@@ -180,7 +180,7 @@ class Announcing:
         key = prefix + identity.host_id
 
         def write(item: Item | None) -> Write | None:
-            stored = _server(item)
+            stored = server_of(item)
             if stored is None or stored.agentless:
                 return None
             return DeleteOp(key) if may_withdraw(request.name, stored) else None
@@ -203,11 +203,6 @@ def _heard(server: Server, now: datetime, lost_after: int) -> Server:
     )
     metadata = msgspec.structs.replace(server.metadata, expires=now + PRESENCE)
     return msgspec.structs.replace(server, metadata=metadata, spec=spec)
-
-
-def _server(item: Item | None) -> Server | None:
-    found = from_json(item.value) if item is not None else None
-    return found if isinstance(found, Server) else None
 
 
 def _check_dialable(node: Server, caller: Caller) -> None:

@@ -10,12 +10,12 @@ from typing import Final
 
 import msgspec
 
+from teleport.auth.hosts.succession import server_of
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Item
 from teleport.errors import AccessDenied
 from teleport.identity import SystemRole
 from teleport.pki.names import canonical_host
-from teleport.resources.codec import from_json
 from teleport.resources.server import Server
 from teleport.resources.values import HostPort
 from teleport.store import records
@@ -122,8 +122,8 @@ class Names:
 
 
 def _called(item: Item) -> _Called | None:
-    server = from_json(item.value)
-    if not isinstance(server, Server):
+    server = server_of(item)
+    if server is None:
         return None
     reached = {canonical_host(HostPort.parse(address, 0).host) for address in server.spec.public_addrs} - SHARED_NAMES
     names = (reached | {canonical_host(server.hostname)}) - SHARED_NAMES - {""}

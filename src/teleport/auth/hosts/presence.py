@@ -1,7 +1,7 @@
 """The watches that keep the caches of services filled, and the care for hosts that were left behind.
 
-A watch sends hosts what they may list, never a secret,
-one JSON value a line; silence is broken, so that a dead stream is noticed (`silence`).
+A watch sends hosts what they may list, never a secret, one JSON value a line; silence is broken, so that a dead stream
+is noticed (`silence`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from teleport.audit.events import NodeDelete, new_event
 from teleport.auth.authorizer import Authorizer
 from teleport.auth.caller import Caller
 from teleport.auth.hosts.silence import Silence
-from teleport.auth.hosts.succession import replaced
+from teleport.auth.hosts.succession import replaced, server_of
 from teleport.auth.hosts.watched import FEW_HOSTS, Encoded, Shown, nothing
 from teleport.auth.state import ClusterState
 from teleport.auth.watching import Watching
@@ -27,10 +27,10 @@ from teleport.backend.follow import follow
 from teleport.backend.interface import Changes, DeleteOp, Exists, Item, Snapshot
 from teleport.errors import AccessDenied, BadRequest, CompareFailed, TeleportError
 from teleport.identity import HostIdentity
-from teleport.resources.codec import at_a_glance, from_json
+from teleport.resources.codec import at_a_glance
 from teleport.resources.kinds import Kind
 from teleport.resources.names import canonical_host
-from teleport.resources.server import Glance, Server
+from teleport.resources.server import Glance
 from teleport.store import records
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class Presence:
         seen = _glances(items)
         lost = {canonical_host(one.hostname) for one in seen.values() if one.lost(now)}
         alike = [items[key] for key, one in seen.items() if lost and canonical_host(one.hostname) in lost]
-        nodes = [server for item in alike if (server := _server(item)) is not None]
+        nodes = [server for item in alike if (server := server_of(item)) is not None]
         for gone in replaced(nodes, now):
             item = items[records.NODES + gone.host_id]
             event = new_event(
@@ -223,11 +223,6 @@ def _glances(items: Mapping[str, Item]) -> dict[str, Glance]:
 
 def _of_authority(key: str) -> bool:
     return key.startswith(records.AUTHORITIES)
-
-
-def _server(item: Item | None) -> Server | None:
-    found = from_json(item.value) if item is not None else None
-    return found if isinstance(found, Server) else None
 
 
 def _watched_prefix(kind: Kind) -> str:

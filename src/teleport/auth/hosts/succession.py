@@ -12,11 +12,19 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
+from teleport.backend.interface import Item
+from teleport.resources.codec import from_json
 from teleport.resources.names import canonical_host
 from teleport.resources.server import Server
 from teleport.resources.values import HostPort
 
 KEPT: Final = timedelta(days=7)  # a lost service stays listed
+
+
+def server_of(item: Item | None) -> Server | None:
+    """What is stored of a service; None when nothing is. Raises `BadRequest` when it cannot be read."""
+    found = from_json(item.value) if item is not None else None
+    return found if isinstance(found, Server) else None
 
 
 def _older(epoch: str, other: str) -> bool:
