@@ -30,6 +30,18 @@ for command in "$@"; do
 done
 
 wait "${running[@]}" "${shown[@]}"
+failed=()
 for number in "${!running[@]}"; do
-	[ "$(cat "$said/$((number + 1)).ended" 2>/dev/null)" = 0 ] || exit 1
+	[ "$(cat "$said/$((number + 1)).ended" 2>/dev/null)" = 0 ] || failed+=("$((number + 1))")
 done
+((${#failed[@]})) || exit 0
+
+# Once more at the very end, in few lines: whoever sees the end alone of a long output sees what failed.
+for number in "${failed[@]}"; do
+	echo "== $number ended with $(cat "$said/$number.ended" 2>/dev/null || echo nothing)"
+	if ! grep -E '^(FAILED|ERROR) ' "$said/$number" | cut -c -400 | head -n 8; then
+		tail -n 12 "$said/$number" | cut -c -200
+	fi
+	grep -E '^E  ' "$said/$number" | cut -c -200 | head -n 6
+done
+exit 1
