@@ -11,13 +11,14 @@ import socket
 import stat
 import struct
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from teleport.launcher import Kind, LauncherEnd, LauncherRefused, SpawnRequest, messages
+from teleport.launcher import Kind, LauncherEnd, LauncherRefused, SpawnRequest, lookups, messages
 from teleport.launcher.client import Launcher
 from teleport.launcher.errand_client import ErrandFailed, Errands
 from teleport.launcher.errands import Errands as Served
@@ -174,6 +175,84 @@ async def test_ports_and_names(end: LauncherEnd) -> None:
             await made.addresses("no-such-name.invalid", 80)
         with pytest.raises(ErrandFailed):
             await made.connect("localhost", port)  # a name is never dialled
+
+
+def test_names_beyond_those_that_are_looked_up_at_once_wait_for_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A browser behind `ssh -D` opens dozens of connections at once, and the name server is slow."""
+    slow = threading.Event()
+    at_once = threading.Semaphore(0)
+
+    def look_up(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        at_once.release()
+        assert slow.wait(30)
+        return [(0, 0, 0, host, ("192.0.2.1", port))]
+
+    monkeypatch.setattr("socket.getaddrinfo", look_up)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(30)
+    with ours, theirs:
+        served = Served(theirs, "/")
+        for number in range(40):
+            served.do("addresses", {"id": number, "host": "name", "port": 1})
+        for _ in range(lookups.MOST_AT_ONCE):
+            assert at_once.acquire(timeout=30)
+        assert not at_once.acquire(timeout=0.1), "the others wait"
+        slow.set()
+        answers = [messages.decode(messages.receive(ours)[0]) for _ in range(40)]
+    assert {kind for kind, _ in answers} == {"done"}
+    assert sorted(fields["id"] for _, fields in answers) == list(range(40))
+
+
+def test_a_name_for_which_nobody_waits_any_more_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    asked: list[str] = []
+    over = threading.Event()
+    first, go_on = threading.Event(), threading.Event()
+
+    def look_up(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        asked.append(host)
+        first.set()
+        assert go_on.wait(30)
+        return []
+
+    def tell(number: int, found: object) -> None:
+        told.append(number)
+        if number == 3:
+            over.set()
+
+    monkeypatch.setattr("socket.getaddrinfo", look_up)
+    monkeypatch.setattr(lookups, "MOST_AT_ONCE", 1)
+    clock = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    made = lookups.Lookups(tell)
+    made.ask(1, "slow", 1)
+    assert first.wait(30)
+    made.ask(2, "given up", 1)
+    clock[0] += lookups.PATIENCE
+    made.ask(3, "fresh", 1)
+    go_on.set()
+    assert over.wait(30)
+    assert (told, asked) == ([1, 3], ["slow", "fresh"])
+
+
+def test_too_many_names_or_no_thread_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process goes on, and says so to whoever asked."""
+
+    class NoThread:
+        def __init__(self, **_: object) -> None: ...
+
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, monkeypatch.context() as patched:
+        patched.setattr("threading.Thread", NoThread)
+        Served(theirs, "/").do("addresses", {"id": 1, "host": "localhost", "port": 1})
+        kind, fields = messages.decode(messages.receive(ours)[0])
+        assert (kind, fields["error"]) == ("failed", "the login may have no more processes to look up the name")
+    monkeypatch.setattr(lookups, "MOST_WAITING", 0)
+    with pytest.raises(OSError, match="too many names"):
+        lookups.Lookups(lambda *_: None).ask(1, "localhost", 1)
 
 
 @pytest.mark.parametrize("end_of", ["connection", "daemon", "itself"])

@@ -31,10 +31,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from teleport.launcher import messages, processes
+from teleport.launcher.lookups import Lookups
 
 MOST_HELD = 128  # things opened or made for one connection at a time
-MOST_LOOKUPS = 8  # names looked up at the same time
-MOST_ADDRESSES = 16  # of one name
 _BACKLOG = 128
 _FIRST_DISPLAY = 10  # as sshd: lower ones belong to real screens
 _MOST_DISPLAYS = 1000
@@ -112,10 +111,10 @@ class Errands:
         self._home = home
         self._held: dict[int, Held] = {}
         self._next = 1
-        import threading  # the launcher itself has no use for it
+        from threading import Lock  # the launcher itself has no use for it
 
-        self._lookups = threading.BoundedSemaphore(MOST_LOOKUPS)
-        self._turn = threading.Lock()  # answers of threads do not mix with ours
+        self._lookups = Lookups(self._looked_up)
+        self._turn = Lock()  # answers of threads do not mix with ours
         self._errands: dict[str, Callable[..., Answer | None]] = {
             "connect": self._connect,
             "addresses": self._addresses,
@@ -190,25 +189,14 @@ class Errands:
         return {}, (_begun(sock, (address, port)),)
 
     def _addresses(self, number: int, host: str, port: int) -> None:
-        """The addresses of a name, looked up in a thread: a slow name server holds up nothing else."""
-        if not self._lookups.acquire(blocking=False):
-            raise Failed("too many names are being looked up for one connection")
-        from threading import Thread
+        """The addresses of a name; answered later."""
+        self._lookups.ask(number, host, port)
 
-        Thread(target=self._look_up, args=(number, host, port), daemon=True).start()
-
-    def _look_up(self, number: int, host: str, port: int) -> None:
-        try:
-            flags = socket.AI_ADDRCONFIG | socket.AI_CANONNAME
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
-        except (OSError, UnicodeError) as error:
-            self._answer("failed", {"id": number, "error": f"the name cannot be resolved: {_said(error)}"}, ())
+    def _looked_up(self, number: int, found: dict[str, object] | OSError | ValueError) -> None:
+        if isinstance(found, dict):
+            self._answer("done", {"id": number, **found}, ())
         else:
-            addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))[:MOST_ADDRESSES]
-            canonical = next((entry[3] for entry in found if entry[3]), "")
-            self._answer("done", {"id": number, "addresses": addresses, "canonical": canonical}, ())
-        finally:
-            self._lookups.release()
+            self._answer("failed", {"id": number, "error": f"the name cannot be resolved: {_said(found)}"}, ())
 
     def _find(self, path: str) -> Answer:
         """Pins the socket at a path; where it lies is what the kernel says of what was pinned."""

@@ -1,0 +1,77 @@
+"""Names, looked up in threads of a process that does errands: a slow name server holds up other names only.
+
+A few are looked up at the same time, and the others wait for their turn: a browser behind `ssh -D` opens dozens of
+connections at once. Nobody waits for ever: what has waited for longer than whoever asked does is not looked up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+
+MOST_AT_ONCE = 8
+MOST_WAITING = 1024  # the daemon's own limit of channels is lower
+MOST_ADDRESSES = 16  # of one name
+PATIENCE = 15.0  # seconds; `errand_client` waits as long
+
+Tell = Callable[[int, dict[str, object] | OSError | ValueError], None]
+
+
+class Lookups:
+    """What one connection has looked up. `tell` is called in a thread, with the number of what was asked and what came
+    of it: the fields of the answer, or the failure."""
+
+    def __init__(self, tell: Tell) -> None:
+        import threading  # the launcher, which loads this module for its children, has no use for it
+
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._thread = threading.Thread
+        self._waiting: deque[tuple[float, int, str, int]] = deque()
+        self._threads = 0
+
+    def ask(self, number: int, host: str, port: int) -> None:
+        """Has a name looked up. `OSError` when too many wait, or the user may have no thread."""
+        with self._lock:
+            if len(self._waiting) >= MOST_WAITING:
+                raise OSError(errno.EAGAIN, "too many names wait to be looked up for one connection")
+            self._waiting.append((time.monotonic(), number, host, port))
+            if self._threads == MOST_AT_ONCE:
+                return
+            self._threads += 1
+        try:
+            self._thread(target=self._work, daemon=True).start()
+        except RuntimeError:  # the login's limit of processes, which counts threads
+            with self._lock:
+                self._threads -= 1
+                if self._threads or not self._waiting:
+                    return  # another one gets to it, or has
+                self._waiting.clear()
+            raise OSError(errno.EAGAIN, "the login may have no more processes to look up the name") from None
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._threads -= 1
+                    return
+                asked_at, number, host, port = self._waiting.popleft()
+            if time.monotonic() - asked_at < PATIENCE:
+                found = _look_up(host, port)
+                with contextlib.suppress(OSError):  # the daemon has gone, and this process goes, too
+                    self._tell(number, found)
+
+
+def _look_up(host: str, port: int) -> dict[str, object] | OSError | ValueError:
+    """The addresses of a name, and the name that it led to (empty when it is not known)."""
+    try:
+        flags = socket.AI_ADDRCONFIG | socket.AI_CANONNAME
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    except (OSError, ValueError) as error:  # ValueError: it cannot be written as a name
+        return error
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))[:MOST_ADDRESSES]
+    return {"addresses": addresses, "canonical": next((entry[3] for entry in found if entry[3]), "")}
