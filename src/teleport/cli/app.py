@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+import teleport.quick_dataclasses  # noqa: F401 (before the modules that define such classes: a tenth of a start)
 from teleport.cli import outcome, render
 from teleport.errors import BadRequest
 
