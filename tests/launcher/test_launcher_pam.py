@@ -31,8 +31,11 @@ def exists(path: Path | str) -> bool:
     return Path(path).exists()
 
 
-def open_to_all(folder: Path) -> None:
-    folder.chmod(0o777)
+def open_to_all(folder: Path, mode: int = 0o777) -> None:
+    """Also those above it, which pytest closes whenever one of its runs begins on this machine."""
+    for above in folder.parents[:2]:
+        above.chmod(0o755)
+    folder.chmod(mode)
 
 
 @pytest.fixture
@@ -71,8 +74,7 @@ def logging_stack(stack: Stack, tmp_path: Path) -> tuple[PamRequest, Path]:
         f'#!/bin/sh\necho "$PAM_TYPE $PAM_USER $PAM_RHOST $PAM_TTY $TELEPORT_USERNAME $MADE_UP" >>{log}\n'
     )
     script.chmod(0o755)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    open_to_all(tmp_path, 0o755)
     request = stack(
         "account required pam_permit.so\n"
         f"session required pam_exec.so {script}\n"
@@ -158,8 +160,7 @@ async def test_a_greeting_that_no_terminal_holds_is_shown_whole(
 
 
 def write(path: Path, line: str, count: int) -> Path:
-    for folder in (path.parent, *path.parent.parents[:2]):  # the module reads it as the user
-        folder.chmod(0o755)
+    open_to_all(path.parent, 0o755)  # the module reads it as the user
     path.write_text(line * count)
     return path
 
