@@ -148,6 +148,35 @@ def test_hup_under_fifty_sessions_and_five_hundred_connections(cluster: Restarti
     check_hup(cluster, erin, login, sessions=50, newcomers=500)
 
 
+def test_a_hup_while_a_new_process_starts_is_not_left_out(cluster: Restarting, erin: Person, login: str) -> None:
+    """The one that starts has read the configuration already. Later ones to the process that leaves go on, too."""
+    with Sessions(cluster, erin, login).open(1) as sessions:
+        served = [cluster.daemon.pid]
+        cluster.signal(signal.SIGHUP)
+        cluster.wait_log("starting a new process")
+        cluster.config_path.write_text(cluster.config_path.read_text().replace("env: test", "env: changed"))
+        cluster.signal(signal.SIGHUP)
+        wait_until("two more have served", lambda: ready_ones(cluster) == 2 or None, 60)
+        served += [cluster.wait_successor()]
+        assert "env=changed" in wait_until("it is announced", lambda: changed(cluster), 30)
+        cluster.signal(signal.SIGHUP)
+        wait_until("a third", lambda: ready_ones(cluster) == 3 or None, 60)
+        wait_until("it serves", lambda: cluster.serving() not in served, 30)
+        sessions.go_on()
+        sessions.end()
+    assert cluster.daemon.ended() == 0
+    cluster.tctl("audit", "verify").ok()
+
+
+def ready_ones(cluster: Restarting) -> int:
+    return cluster.daemon.log().count("the new process is ready: pid ")
+
+
+def changed(cluster: Restarting) -> str | None:
+    shown = cluster.tctl("nodes", "ls").ok().stdout
+    return shown if "env=changed" in shown else None
+
+
 def test_usr2_then_quit_leaves_the_host_to_the_child(cluster: Restarting, erin: Person, login: str) -> None:
     """Both serve; the parent ends with its last session, the host stays listed and its log whole."""
     with Sessions(cluster, erin, login).open(2) as sessions:

@@ -17,6 +17,7 @@ happens, so that neither the launcher nor any session ever sees them.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import select
@@ -130,6 +131,21 @@ class Inherited:
         poll = select.poll()
         poll.register(self.guard, select.POLLIN | select.POLLHUP)
         return not poll.poll(0)  # at its end a pipe is always readable; nothing is ever written to it
+
+    async def parent_leaves(self, seconds: float) -> bool:
+        """Whether the parent takes no connections any more, or ceases to within this time."""
+        if self.guard is None:
+            return True
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self.guard, ended.set)  # nothing is ever written: it is readable at its end only
+        try:
+            async with asyncio.timeout(seconds):
+                await ended.wait()
+        except TimeoutError:
+            return False
+        finally:
+            loop.remove_reader(self.guard)
+        return True
 
 
 _BY_HAND = f"only a running daemon sets {VARIABLE}, for the process that follows it; to start one by hand, unset it"

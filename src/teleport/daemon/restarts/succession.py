@@ -8,8 +8,9 @@
        │◄── the child dies ─────────────────────┘
        └─ QUIT: LEAVING alone ──clients have left──► ends
 
-Requests are taken one after another; TERM and INT do not come here, they end the daemon in any state. A child that dies
-while its parent leaves does not leave nobody serving: the parent, which still has the sockets, takes up again.
+Requests are taken one after another; TERM and INT do not come here, they end the daemon in any state. A HUP that comes
+while a child starts, or to a process that leaves, goes on to the child: no change is left out. A child that dies while
+its parent leaves does not leave nobody serving: the parent, which still has the sockets, takes up again.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 from teleport.audit import spool
 from teleport.daemon import dump
@@ -34,6 +37,8 @@ from teleport.daemon.sockets import Sockets
 from teleport.errors import TeleportError
 
 log = logging.getLogger(__name__)
+
+LEAVES_WITHIN: Final = 2.0  # seconds
 
 
 class Request(StrEnum):
@@ -90,7 +95,10 @@ class Succession:
     # the life of this process
 
     def begin(self) -> None:
-        """Every service takes connections: the pid file is this process's, and a parent may leave."""
+        """Every service takes connections: the pid file is this process's, and a parent may leave. Whoever reads that
+        file and sends a signal to process 1 of a container means this one."""
+        if self._inherited is not None:
+            self._supervisor.newest(os.getpid())
         self._claim_pid_file()
         if self._inherited is not None:
             self._watch_parent()
@@ -142,6 +150,8 @@ class Succession:
                     log.warning("%s", line)
             case Request.CHILD:
                 await self._start_child()
+            case Request.REPLACE if self._leaving is not None and self.superseded and self._child is not None:
+                self._hand_on(self._child, signal.SIGHUP)
             case Request.REPLACE:
                 if await self._start_child():
                     self._begin_leaving()
@@ -158,7 +168,8 @@ class Succession:
         if self.superseded and self._child is not None:
             log.warning("no new process is started: pid %d is there already; QUIT leaves it to that", self._child.pid)
             return False
-        if self._inherited is not None and self._inherited.parent_serves():
+        # a parent that is being replaced leaves a moment after it heard that this process is ready
+        if self._inherited is not None and not await self._inherited.parent_leaves(LEAVES_WITHIN):
             log.warning("no new process is started: the one that started this one still serves; QUIT that one first")
             return False
         log.info("starting a new process: %s", self._command[0])
@@ -185,6 +196,13 @@ class Succession:
         self._supervisor.newest(self._child.pid)
         self._supervisor.status(f"{self._serving()}, beside pid {self._child.pid}")
         return True
+
+    def _hand_on(self, child: Child, number: signal.Signals) -> None:
+        """What came while a new process started is meant for that one: it read the configuration before."""
+        log.info("this one is leaving already: pid %d is told %s", child.pid, number.name)
+        self._close_guard()  # so that the child, which may be quicker than the task that leaves, sees it
+        with suppress(ProcessLookupError):
+            os.kill(child.pid, number)
 
     def _begin_leaving(self) -> None:
         if self._leaving is not None:
