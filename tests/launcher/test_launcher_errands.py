@@ -230,9 +230,10 @@ def test_a_name_for_which_nobody_waits_any_more_is_not_looked_up(monkeypatch: py
     made.ask(2, "given up", 1)
     clock[0] += lookups.PATIENCE
     made.ask(3, "fresh", 1)
+    made.ask(4, "led-to.", 1)  # by a name that was looked up: whoever asks has waited already
     go_on.set()
     assert over.wait(30)
-    assert (told, asked) == ([1, 3], ["slow", "fresh"])
+    assert (told, asked) == ([1, 4, 3], ["slow", "led-to.", "fresh"])
 
 
 def test_too_many_names_or_no_thread_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -318,6 +318,20 @@ async def test_who_is_not_waited_for_any_more_leaves_no_channel_behind() -> None
         await wait_until(lambda: not connection._channels and not connection.unanswered)
 
 
+async def test_a_tunnel_that_has_just_ended_refuses_and_ends_nobody_s_connection() -> None:
+    """Whoever asks is on another connection, with other sessions on it; what it is told is a refusal."""
+    async with tunnels() as lab:
+        host, silent = lab.hosts.host(SystemRole.NODE, "node"), Scripted()
+        await scripted(lab, host, silent)
+        (tunnel,) = lab.server.registry.every()
+        assert tunnel._client is not None
+        connection = tunnel._client._connection  # type: ignore[attr-defined]
+        connection.abort()
+        assert connection._transport is None, "the proxy hears of it in the next turn of the loop"
+        with pytest.raises(ConnectionProblem):
+            await lab.server.connect(str(host.host_id), Client)
+
+
 async def test_a_client_goes_by_the_next_tunnel_when_the_first_ends_before_it_answers() -> None:
     """As when the host renews its tunnel while somebody is on the way."""
     async with tunnels() as lab:

@@ -1,7 +1,8 @@
 """Names, looked up in threads of a process that does errands: a slow name server holds up other names only.
 
 A few are looked up at the same time, and the others wait for their turn: a browser behind `ssh -D` opens dozens of
-connections at once. Nobody waits for ever: what has waited for longer than whoever asked does is not looked up.
+connections at once. What has waited so long that whoever asked has no time left is not looked up, and what a name that
+was looked up leads to (it ends with a dot then) goes first: who asks for it has waited already.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable
 MOST_AT_ONCE = 8
 MOST_WAITING = 1024  # the daemon's own limit of channels is lower
 MOST_ADDRESSES = 16  # of one name
-PATIENCE = 15.0  # seconds; `errand_client` waits as long
+PATIENCE = 5.0  # seconds that a name waits; whoever asks gives up after 10 (`node.dialling`)
 
 Tell = Callable[[int, dict[str, object] | OSError | ValueError], None]
 
@@ -39,7 +40,8 @@ class Lookups:
         with self._lock:
             if len(self._waiting) >= MOST_WAITING:
                 raise OSError(errno.EAGAIN, "too many names wait to be looked up for one connection")
-            self._waiting.append((time.monotonic(), number, host, port))
+            put = self._waiting.appendleft if host.endswith(".") else self._waiting.append
+            put((time.monotonic(), number, host, port))
             if self._threads == MOST_AT_ONCE:
                 return
             self._threads += 1

@@ -171,7 +171,10 @@ class ClientView:
         if len(unanswered) >= limits.unanswered:
             return Refusal(f"{limits.unanswered} channels wait for an answer of it already", tried=True)
         kind, arguments = _open_request(what)
-        channel = connection.stream_channel()
+        try:
+            channel = connection.stream_channel()
+        except ChannelOpenError as error:  # its connection has just ended; whoever asks is on another one
+            return Refusal(f"the client does not take it: {error.reason}", tried=True)
         unanswered.add(channel)
         channel.answered = lambda: unanswered.discard(channel)
         try:

@@ -139,9 +139,11 @@ async def start_child(
             return child, guard_write
         raise TeleportError(await _why_not(child, said, seconds))
     except BaseException:
-        os.close(guard_write)
-        if child is not None and child.alive:
-            await child.put_down()
+        try:
+            if child is not None and child.alive:
+                await child.put_down()
+        finally:
+            os.close(guard_write)  # after its end: one that became ready too late must not take this one for gone
         raise
     finally:
         os.close(ready_read)

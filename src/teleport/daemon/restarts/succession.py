@@ -9,8 +9,9 @@
        └─ QUIT: LEAVING alone ──clients have left──► ends
 
 Requests are taken one after another; TERM and INT do not come here, they end the daemon in any state. A HUP that comes
-while a child starts, or to a process that leaves, goes on to the child: no change is left out. A child that dies while
-its parent leaves does not leave nobody serving: the parent, which still has the sockets, takes up again.
+while a child starts for another, or to a process that leaves, goes on to the child, which may have read the
+configuration before it was changed. A child that dies while its parent leaves does not leave nobody serving: the
+parent, which still has the sockets, takes up again.
 """
 
 from __future__ import annotations
@@ -174,6 +175,7 @@ class Succession:
             return False
         log.info("starting a new process: %s", self._command[0])
         self._supervisor.status("a new process is starting")
+        self._drop_replacements()  # the new process reads the configuration after they came
         for announcer in self._announcers.values():
             announcer.hush()
         try:
@@ -187,6 +189,7 @@ class Succession:
         except TeleportError as error:
             log.error("the new process failed, this one (pid %d) serves on: %s", os.getpid(), error)
             self._supervisor.status(f"{self._serving()}; the new process failed: {error}")
+            self._take_back()
             self._speak()
             return False
         except BaseException:
@@ -200,9 +203,23 @@ class Succession:
     def _hand_on(self, child: Child, number: signal.Signals) -> None:
         """What came while a new process started is meant for that one: it read the configuration before."""
         log.info("this one is leaving already: pid %d is told %s", child.pid, number.name)
+        self._drop_replacements()
         self._close_guard()  # so that the child, which may be quicker than the task that leaves, sees it
         with suppress(ProcessLookupError):
             os.kill(child.pid, number)
+
+    def _drop_replacements(self) -> None:
+        """Of several HUPs that wait one new process comes, not as many."""
+        waiting = [self._requests.get_nowait() for _ in range(self._requests.qsize())]
+        for request in waiting:
+            if request is not Request.REPLACE:
+                self._requests.put_nowait(request)
+
+    def _take_back(self) -> None:
+        """What a child may have claimed before it failed: signals and the pid file are this process's again."""
+        with suppress(OSError):
+            self._claim_pid_file()
+        self._supervisor.newest(os.getpid())
 
     def _begin_leaving(self) -> None:
         if self._leaving is not None:
@@ -280,8 +297,7 @@ class Succession:
                 return
             self._leaving = None
             await self._doors.resume()
-        self._claim_pid_file()
-        self._supervisor.newest(os.getpid())
+        self._take_back()
         log.warning("pid %d serves again", os.getpid())
         self._supervisor.status(f"{self._serving()} again: the new process has ended")
         self._speak()
