@@ -37,7 +37,7 @@ class Restarting(Cluster):
         )
 
     def __enter__(self) -> Self:
-        self._begun = len(self.daemon.log())
+        self.begun = len(self.daemon.log())
         self._orphaned = False
         return super().__enter__()
 
@@ -80,4 +80,4 @@ class Restarting(Cluster):
 
     def wait_log(self, pattern: str) -> None:
         """Once it says so, in the run of this test."""
-        wait_until(f"the log says {pattern!r}", lambda: re.search(pattern, self.daemon.log()[self._begun :]), 30)
+        wait_until(f"the log says {pattern!r}", lambda: re.search(pattern, self.daemon.log()[self.begun :]), 30)

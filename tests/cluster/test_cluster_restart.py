@@ -169,7 +169,8 @@ def test_a_hup_while_a_new_process_starts_is_not_left_out(cluster: Restarting, e
 
 
 def ready_ones(cluster: Restarting) -> int:
-    return cluster.daemon.log().count("the new process is ready: pid ")
+    """Since the daemon of this test began."""
+    return cluster.daemon.log()[cluster.begun :].count("the new process is ready: pid ")
 
 
 def changed(cluster: Restarting) -> str | None:
