@@ -138,6 +138,7 @@ def _listening(pid: int) -> set[str]:
     return _sockets(pid) & inodes
 
 
+@pytest.mark.timeout(300)  # half a minute on a machine at rest
 def test_hup_drops_no_session_and_refuses_no_connection(cluster: Restarting, erin: Person, login: str) -> None:
     """The short form: 8 sessions, 40 connections meanwhile; recordings, events and the lock included."""
     check_hup(cluster, erin, login, sessions=8, newcomers=40)
