@@ -103,7 +103,7 @@ def test_files_and_commands_on_many_hosts_ask_too(cluster: Cluster, login: str, 
         terminal.expect("the session on alpha needs a second factor")
         terminal.expect("One-time code: ")
         terminal.type(f"{mara.code()}\n")
-        terminal.expect("alpha.* | in:42")
+        terminal.expect(r"alpha\S* \| in:42")
         terminal.expect("1 host: 1 done")
         assert terminal.ended() == 0
 
