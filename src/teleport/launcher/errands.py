@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from teleport.launcher import messages, processes
-from teleport.launcher.lookups import Lookups
+from teleport.launcher.lookups import Found, Lookups
 
 MOST_HELD = 128  # things opened or made for one connection at a time
 _BACKLOG = 128
@@ -192,7 +192,7 @@ class Errands:
         """The addresses of a name; answered later."""
         self._lookups.ask(number, host, port)
 
-    def _looked_up(self, number: int, found: dict[str, object] | OSError | ValueError) -> None:
+    def _looked_up(self, number: int, found: Found) -> None:
         if isinstance(found, dict):
             self._answer("done", {"id": number, **found}, ())
         else:

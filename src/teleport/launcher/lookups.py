@@ -19,14 +19,14 @@ MOST_WAITING = 1024  # the daemon's own limit of channels is lower
 MOST_ADDRESSES = 16  # of one name
 PATIENCE = 5.0  # seconds that a name waits; whoever asks gives up after 10 (`node.dialling`)
 
-Tell = Callable[[int, dict[str, object] | OSError | ValueError], None]
+Found = dict[str, object] | OSError | ValueError  # the fields of an answer, or why there is none
 
 
 class Lookups:
     """What one connection has looked up. `tell` is called in a thread, with the number of what was asked and what came
-    of it: the fields of the answer, or the failure."""
+    of it."""
 
-    def __init__(self, tell: Tell) -> None:
+    def __init__(self, tell: Callable[[int, Found], None]) -> None:
         import threading  # the launcher, which loads this module for its children, has no use for it
 
         self._tell = tell
@@ -68,7 +68,7 @@ class Lookups:
                     self._tell(number, found)
 
 
-def _look_up(host: str, port: int) -> dict[str, object] | OSError | ValueError:
+def _look_up(host: str, port: int) -> Found:
     """The addresses of a name, and the name that it led to (empty when it is not known)."""
     try:
         flags = socket.AI_ADDRCONFIG | socket.AI_CANONNAME

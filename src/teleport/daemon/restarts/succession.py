@@ -96,11 +96,8 @@ class Succession:
     # the life of this process
 
     def begin(self) -> None:
-        """Every service takes connections: the pid file is this process's, and a parent may leave. Whoever reads that
-        file and sends a signal to process 1 of a container means this one."""
-        if self._inherited is not None:
-            self._supervisor.newest(os.getpid())
-        self._claim_pid_file()
+        """Every service takes connections: signals and the pid file are this process's, and a parent may leave."""
+        self._claim()
         if self._inherited is not None:
             self._watch_parent()
             self._inherited.tell_ready()
@@ -152,7 +149,7 @@ class Succession:
             case Request.CHILD:
                 await self._start_child()
             case Request.REPLACE if self._leaving is not None and self.superseded and self._child is not None:
-                self._hand_on(self._child, signal.SIGHUP)
+                self._hand_on(self._child)
             case Request.REPLACE:
                 if await self._start_child():
                     self._begin_leaving()
@@ -189,24 +186,25 @@ class Succession:
         except TeleportError as error:
             log.error("the new process failed, this one (pid %d) serves on: %s", os.getpid(), error)
             self._supervisor.status(f"{self._serving()}; the new process failed: {error}")
-            self._take_back()
             self._speak()
+            self._claim()  # the child may have claimed it before it failed
             return False
         except BaseException:
             self._speak()
             raise
         log.info("the new process is ready: pid %d", self._child.pid)
-        self._supervisor.newest(self._child.pid)
+        self._supervisor.newest(self._child.pid)  # a child of an earlier release does not say so itself
         self._supervisor.status(f"{self._serving()}, beside pid {self._child.pid}")
         return True
 
-    def _hand_on(self, child: Child, number: signal.Signals) -> None:
-        """What came while a new process started is meant for that one: it read the configuration before."""
-        log.info("this one is leaving already: pid %d is told %s", child.pid, number.name)
+    def _hand_on(self, child: Child) -> None:
+        """A HUP that this process takes no more is for the new one, which may have read the configuration before it
+        was changed."""
+        log.info("this one is leaving already: pid %d is told SIGHUP", child.pid)
         self._drop_replacements()
         self._close_guard()  # so that the child, which may be quicker than the task that leaves, sees it
         with suppress(ProcessLookupError):
-            os.kill(child.pid, number)
+            os.kill(child.pid, signal.SIGHUP)
 
     def _drop_replacements(self) -> None:
         """Of several HUPs that wait one new process comes, not as many."""
@@ -214,12 +212,6 @@ class Succession:
         for request in waiting:
             if request is not Request.REPLACE:
                 self._requests.put_nowait(request)
-
-    def _take_back(self) -> None:
-        """What a child may have claimed before it failed: signals and the pid file are this process's again."""
-        with suppress(OSError):
-            self._claim_pid_file()
-        self._supervisor.newest(os.getpid())
 
     def _begin_leaving(self) -> None:
         if self._leaving is not None:
@@ -297,10 +289,10 @@ class Succession:
                 return
             self._leaving = None
             await self._doors.resume()
-        self._take_back()
         log.warning("pid %d serves again", os.getpid())
         self._supervisor.status(f"{self._serving()} again: the new process has ended")
         self._speak()
+        self._claim()
 
     def _newer_lives(self) -> bool:
         """Whether a process of a later epoch is there; each holds the lock of its audit spool."""
@@ -320,7 +312,10 @@ class Succession:
         for announcer in self._announcers.values():
             announcer.speak(epoch)
 
-    def _claim_pid_file(self) -> None:
+    def _claim(self) -> None:
+        """Signals and the pid file are this process's. Process 1 of a container hears of it first: whoever has read the
+        file, and sends it a signal, means this one. Raises `OSError` when the file cannot be written."""
+        self._supervisor.newest(os.getpid())
         if self._pid_file is not None:
             write_private(self._pid_file, f"{os.getpid()}\n", 0o644)
 
