@@ -137,7 +137,7 @@ class Committing(ABC):
             jobs = self._give_up(jobs, failed.error, loop.time() if failed.again else None)
             if jobs:
                 log.info("a transaction is made again writes=%d error=%s", len(jobs), failed.error)
-                await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - tries apart, guards nothing
                 pause = min(2 * pause, PAUSE_MOST)
         if (took := loop.time() - began) > SLOW:
             log.warning("slow transaction storage=%s seconds=%.1f", self._where, took)

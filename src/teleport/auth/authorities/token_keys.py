@@ -60,6 +60,7 @@ class HeldKey(ec.EllipticCurvePrivateKey):
         self._public = public
         self._sign_digest = sign_digest
 
+    # the base takes any buffer; here it is bytes that are signed
     def sign(self, data: bytes, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:  # type: ignore[override]
         """An ECDSA signature with SHA-256 over `data`, DER."""
         if not isinstance(signature_algorithm.algorithm, hashes.SHA256):

@@ -25,6 +25,7 @@ from teleport.audit.events import (
     WebCertificateUpdate,
 )
 from teleport.auth.caller import Caller
+from teleport.auth.hosts.succession import server_of
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Absent, Condition, Exists, PutOp
 from teleport.errors import AccessDenied, BadRequest, CompareFailed, LimitExceeded, NotFound
@@ -32,9 +33,7 @@ from teleport.identity import HostIdentity, SystemRole
 from teleport.pki.acme import AccountKey, is_public_name
 from teleport.pki.secret import Secret
 from teleport.pki.web_chain import WebPair, read_pair
-from teleport.resources.codec import from_json
 from teleport.resources.names import canonical_host
-from teleport.resources.server import Server
 from teleport.resources.values import HostPort
 from teleport.store import records
 
@@ -192,9 +191,8 @@ class WebCertificates:
         if not request.directory.startswith("https://") or len(request.directory) > 1000:
             raise BadRequest("an ACME directory is an https address", hint="proxy_service.acme.uri")
         if owns:
-            item = await self._state.backend.get(records.PROXIES + identity.host_id)
-            announced = from_json(item.value) if item is not None else None
-            addresses = announced.spec.public_addrs if isinstance(announced, Server) else ()
+            announced = server_of(await self._state.backend.get(records.PROXIES + identity.host_id))
+            addresses = announced.spec.public_addrs if announced is not None else ()
             if request.name not in {canonical_host(HostPort.parse(text, 0).host) for text in addresses}:
                 raise AccessDenied(
                     f"this proxy does not announce {request.name} as its own", hint="proxy_service.public_addr"

@@ -20,6 +20,7 @@ import msgspec
 from teleport.api import messages as m
 from teleport.auth.authorizer import Authorizer
 from teleport.auth.caller import Caller
+from teleport.auth.hosts.succession import server_of
 from teleport.auth.sessions.claims import Claims, claimants_of
 from teleport.auth.sessions.opened import OpenSession, open_sessions
 from teleport.auth.state import ClusterState
@@ -32,7 +33,6 @@ from teleport.backend.interface import DeleteOp, PutOp
 from teleport.errors import AccessDenied, BadRequest, LimitExceeded
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.recording.format import canonical_uuid
-from teleport.resources.codec import from_json
 from teleport.resources.joining import KUBERNETES, SSH, JoinMode
 from teleport.resources.kinds import Kind, Verb
 from teleport.resources.lock import Lock
@@ -199,9 +199,8 @@ class SessionTrackers:
     async def _nodes(self, wanted: set[str]) -> Mapping[str, Server]:
         found = {}
         for host_id in wanted:
-            item = await self._state.backend.get(records.NODES + host_id)
-            server = from_json(item.value) if item is not None else None
-            if isinstance(server, Server):
+            server = server_of(await self._state.backend.get(records.NODES + host_id))
+            if server is not None:
                 found[host_id] = server
         return found
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def dynamodb_backend() -> type[DynamoBackend]:
     """The class. Raises `TeleportError` when what it needs is not installed."""
     try:
-        import aiobotocore.session  # noqa: F401
+        import aiobotocore.session  # noqa: F401 - whether it is there
     except ImportError:
         raise TeleportError(
             "the storage is configured to be in DynamoDB, but aiobotocore is not installed",
